@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VQ-Flow for anomalib: one normalizing flow, conditioned on vector-quantized concepts, for many products at once.
+
+Importing this package costs nothing: torch and anomalib are imported when one of the names below is first used.
+It also makes anomalib find the model and the datamodules by their short names (see :mod:`.registration`).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .registration import register
+
+if TYPE_CHECKING:
+    from .data import MultiCategory, SyntheticProducts
+    from .evaluation import CategoryEvaluator
+    from .lightning_model import VQFlow
+    from .loss import VQFlowLoss
+    from .torch_model import VQFlowModel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CategoryEvaluator",
+    "MultiCategory",
+    "SyntheticProducts",
+    "VQFlow",
+    "VQFlowLoss",
+    "VQFlowModel",
+    "__version__",
+]
+
+_ROOMS = {
+    "CategoryEvaluator": ".evaluation",
+    "MultiCategory": ".data",
+    "SyntheticProducts": ".data",
+    "VQFlow": ".lightning_model",
+    "VQFlowLoss": ".loss",
+    "VQFlowModel": ".torch_model",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public class when it is first asked for.
+
+    Args:
+        name: Attribute of this package.
+
+    Returns:
+        The class.
+
+    Raises:
+        AttributeError: If there is no public class of that name.
+    """
+    if name not in _ROOMS:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(_ROOMS[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})
+
+
+register()

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datamodule for training one model on many product categories."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from anomalib.data import AnomalibDataModule
+from anomalib.data.utils import TestSplitMode, ValSplitMode
+from anomalib.utils.attrs import get_nested_attr
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader, SequentialSampler
+from torchvision.transforms.v2 import Transform
+
+from .category_folder import CategoryFolder
+from .checks import NUM_NAMED, check_images, find_duplicates
+from .multi_category_dataset import MultiCategoryDataset
+from .parts import Argument, dataset_parts, folder_parts, name_parts
+from .samplers import BalancedSampler, GroupedBatchSampler
+
+SUBSETS = ("train", "val", "test")
+
+
+class MultiCategory(AnomalibDataModule):
+    """Many product categories as one dataset, for one model.
+
+    The categories come from one of three places:
+
+    - ``root`` alone: a folder of categories in MVTec layout, ``<category>/{train/good,test/good,test/<defect>}``, with
+      masks in ``ground_truth/<defect>``, named like their image with or without ``_mask``, or without masks.
+    - ``dataset``: one that anomalib knows and that has categories, such as ``"MVTecAD"`` or ``"Visa"``, with its own
+      download and splits.
+    - ``datamodules``: any of anomalib's single-category datamodules, such as several ``Folder``, and other
+      ``MultiCategory``, to mix datasets.
+
+    Every category makes its own test and validation split. Images may differ in size, be grayscale or have an alpha
+    channel. A category without masks counts for image metrics only: in evaluation, images with and without masks never
+    share a batch, so that no metric or threshold takes an unknown mask for an empty one. No image carries its category;
+    :attr:`category_by_path` knows it, for evaluation.
+
+    At setup the headers of all files are checked, and test images that equal a training image are named in a warning.
+
+    Args:
+        root: Folder of categories, or root of ``dataset`` (then by default where anomalib keeps it).
+        categories: ``"all"``, one name, or a list of names; not used with ``datamodules``.
+        dataset: Class name of an anomalib datamodule that has categories.
+        dataset_args: Further arguments of that class.
+        datamodules: Datamodules to put together.
+        train_batch_size: Images per training batch.
+        eval_batch_size: Images per validation or test batch.
+        num_workers: Processes that read images.
+        train_augmentations: Transform of training images; without it, a category keeps its own.
+        val_augmentations: Transform of validation images; without it, a category keeps its own.
+        test_augmentations: Transform of test images; without it, a category keeps its own.
+        augmentations: Transform of images whose stage has none of its own.
+        test_split_mode: How each category gets its test set, if not as its dataset does by default.
+        test_split_ratio: Share of training images that become test images in a category without normal test images.
+        val_split_mode: How each category gets its validation set, if not as its dataset does by default
+            (``"same_as_test"`` for a folder).
+        val_split_ratio: Share of images of each category that become validation images.
+        balanced_sampling: Whether every category gives equally many training images per epoch.
+        seed: Seed of splits and balanced sampling.
+
+    Raises:
+        ValueError: If no place or two are given, or a folder, dataset, category or argument is not known.
+
+    Example:
+        >>> datamodule = MultiCategory(dataset="MVTecAD", categories=["bottle", "screw"])
+        >>> datamodule.categories
+        ['bottle', 'screw']
+    """
+
+    train_data: MultiCategoryDataset
+    val_data: MultiCategoryDataset
+    test_data: MultiCategoryDataset
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        categories: Sequence[str] | str = "all",
+        dataset: str | None = None,
+        dataset_args: dict[str, str | int | float | bool | None] | None = None,
+        datamodules: Sequence[AnomalibDataModule] | None = None,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 8,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        test_split_mode: TestSplitMode | str | None = None,
+        test_split_ratio: float | None = None,
+        val_split_mode: ValSplitMode | str | None = None,
+        val_split_ratio: float | None = None,
+        balanced_sampling: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
+            test_split_mode=test_split_mode,
+            test_split_ratio=test_split_ratio,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
+            seed=seed,
+        )
+        splits: dict[str, Argument] = {
+            "test_split_mode": test_split_mode,
+            "test_split_ratio": test_split_ratio,
+            "val_split_mode": val_split_mode,
+            "val_split_ratio": val_split_ratio,
+            "seed": seed,
+        }
+        arguments = {name: value for name, value in splits.items() if value is not None}
+        self.balanced_sampling = balanced_sampling
+        self.parts = name_parts(_build_parts(root, categories, dataset, dataset_args, datamodules, arguments))
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Name of the innermost folder that holds all categories, after which anomalib sorts results.
+
+        anomalib's visualizer keeps the folders below it, so that images of equal name in two categories do not
+        overwrite each other.
+        """
+        folders = []
+        for part in self.parts.values():
+            if (root := getattr(part, "root", None)) is None:
+                return type(self).__name__
+            folder = Path(root).absolute()
+            folders.append(folder.parent if isinstance(part, CategoryFolder) else folder)
+        return Path(os.path.commonpath(folders)).name or type(self).__name__
+
+    @property
+    def categories(self) -> list[str]:
+        """Names of the categories."""
+        return list(self.parts)
+
+    @property
+    def category_by_path(self) -> dict[str, str]:
+        """Category of every image, by its path; known after :meth:`setup`, for evaluation only."""
+        return {
+            path: name
+            for subset in self._subsets().values()
+            for path, name in zip(subset.samples.image_path, subset.samples.category, strict=True)
+        }
+
+    def prepare_data(self) -> None:
+        """Download what the categories' own datamodules download."""
+        for part in self.parts.values():
+            part.prepare_data()
+
+    def train_dataloader(self) -> DataLoader:
+        """Get the training images, shuffled or balanced."""
+        sampler = BalancedSampler(self.train_data.samples.category, self.seed or 0) if self.balanced_sampling else None
+        return DataLoader(
+            dataset=self.train_data,
+            shuffle=None if sampler else True,
+            sampler=sampler,
+            batch_size=self.train_batch_size,
+            num_workers=self.num_workers,
+            collate_fn=self.external_collate_fn or self.train_data.collate_fn,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Get the validation images, those with and without masks in batches of their own."""
+        return self._eval_dataloader(self.val_data)
+
+    def test_dataloader(self) -> DataLoader:
+        """Get the test images, those with and without masks in batches of their own."""
+        return self._eval_dataloader(self.test_data)
+
+    def _eval_dataloader(self, data: MultiCategoryDataset) -> DataLoader:
+        return DataLoader(
+            dataset=data,
+            batch_sampler=GroupedBatchSampler(
+                SequentialSampler(data), self.eval_batch_size, groups=data.batch_groups()
+            ),
+            num_workers=self.num_workers,
+            collate_fn=self.external_collate_fn or data.collate_fn,
+        )
+
+    def _setup(self, _stage: str | None = None) -> None:
+        for name, part in self.parts.items():
+            part.setup()
+            if not len(part.train_data):
+                msg = f"Category {name!r} has no normal training images; add some, or leave it out."
+                raise ValueError(msg)
+        for subset in SUBSETS:
+            data = {name: getattr(part, f"{subset}_data", None) for name, part in self.parts.items()}
+            if present := {name: dataset for name, dataset in data.items() if dataset is not None}:
+                setattr(self, f"{subset}_data", MultiCategoryDataset(present))
+        self._check()
+
+    def _check(self) -> None:
+        for subset in self._subsets().values():
+            check_images(subset.samples.image_path.tolist(), subset.mask_paths())
+        pairs = find_duplicates(self.train_data.samples.image_path, self.test_data.samples.image_path)
+        if pairs:
+            named = "; ".join(f"{test} equals {train}" for train, test in pairs[:NUM_NAMED])
+            more = f"; and {len(pairs) - NUM_NAMED} more" if len(pairs) > NUM_NAMED else ""
+            rank_zero_warn(f"{len(pairs)} test images are training images, too, which flatters results: {named}{more}.")
+
+    def _create_test_split(self) -> None:
+        """Do nothing: every category has made its own split."""
+
+    def _create_val_split(self) -> None:
+        """Do nothing: every category has made its own split."""
+
+    def _update_augmentations(self) -> None:
+        model_transform = get_nested_attr(self, "trainer.model.pre_processor.transform", None)
+        for subset, data in self._subsets().items():
+            for name, part in data.parts.items():
+                attribute = f"{subset}_augmentations"
+                augmentations = getattr(self, attribute) or getattr(self.parts[name], attribute)
+                if model_transform:
+                    self._update_subset_augmentations(part, augmentations, model_transform)
+                else:
+                    part.augmentations = augmentations
+
+    def _subsets(self) -> dict[str, MultiCategoryDataset]:
+        return {subset: data for subset in SUBSETS if (data := getattr(self, f"{subset}_data", None)) is not None}
+
+
+def _build_parts(
+    root: Path | str | None,
+    categories: Sequence[str] | str,
+    dataset: str | None,
+    dataset_args: Mapping[str, Argument] | None,
+    datamodules: Sequence[AnomalibDataModule] | None,
+    arguments: Mapping[str, Argument],
+) -> list[AnomalibDataModule]:
+    if datamodules is not None:
+        if root is not None or dataset is not None:
+            msg = "Expected either `datamodules` or `root` and `dataset`, got both; leave one of them out."
+            raise ValueError(msg)
+        parts = list(_flatten(datamodules))
+        if not parts:
+            msg = "Expected at least one datamodule, got none; add some to `datamodules`."
+            raise ValueError(msg)
+        return parts
+    if dataset is not None:
+        roots = {} if root is None else {"root": root}
+        return dataset_parts(dataset, categories, {**roots, **arguments, **(dataset_args or {})})
+    if root is None:
+        msg = "Expected categories, got none of `root`, `dataset` and `datamodules`; give one of them."
+        raise ValueError(msg)
+    return folder_parts(Path(root).absolute(), categories, {**arguments, **(dataset_args or {})})
+
+
+def _flatten(datamodules: Sequence[AnomalibDataModule]) -> Iterator[AnomalibDataModule]:
+    for datamodule in datamodules:
+        if not isinstance(datamodule, MultiCategory):
+            yield datamodule
+            continue
+        for part in datamodule.parts.values():
+            for attribute in (f"{subset}_augmentations" for subset in SUBSETS):
+                setattr(part, attribute, getattr(datamodule, attribute) or getattr(part, attribute))
+            yield part

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build one single-category datamodule per category: from a folder, or by the name of an anomalib dataset."""
+
+import inspect
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import anomalib.data
+from anomalib.data import AnomalibDataModule
+
+from .category_folder import CategoryFolder
+
+ALL = "all"
+Argument = str | int | float | bool | Path | None
+
+
+def folder_parts(
+    root: Path, categories: Sequence[str] | str, arguments: Mapping[str, Argument]
+) -> list[AnomalibDataModule]:
+    """Build the datamodules of a folder of categories in MVTec layout.
+
+    Args:
+        root: Folder of categories.
+        categories: ``"all"``, one name, or a list of names.
+        arguments: Further arguments of :class:`CategoryFolder`.
+
+    Returns:
+        One datamodule per category.
+
+    Raises:
+        ValueError: If the folder is missing or has no category, or a category is unknown.
+    """
+    if not root.is_dir():
+        msg = f"Expected a folder of categories, found none at {root}; check `root`."
+        raise ValueError(msg)
+    known = sorted(f.name for f in root.iterdir() if (f / "train").is_dir() or (f / "test").is_dir())
+    if not known:
+        msg = f"Expected categories such as bottle/train/good/000.png in {root}, found none; check `root`."
+        if (root / "train").is_dir():
+            msg = f"{root} is a category itself; use root={str(root.parent)!r} and categories={root.name!r}."
+        raise ValueError(msg)
+    names = choose_categories(categories, known)
+    return [CategoryFolder(**{"root": root / name, **arguments}) for name in names]  # type: ignore[arg-type]
+
+
+def dataset_parts(
+    dataset: str, categories: Sequence[str] | str, arguments: Mapping[str, Argument]
+) -> list[AnomalibDataModule]:
+    """Build the datamodules of a dataset that anomalib knows.
+
+    Args:
+        dataset: Class name in ``anomalib.data``, such as ``"MVTecAD"`` or ``"Visa"``.
+        categories: ``"all"``, one name, or a list of names.
+        arguments: Further arguments of the class.
+
+    Returns:
+        One datamodule per category.
+
+    Raises:
+        ValueError: If there is no such dataset, or a category or an argument is unknown to it.
+    """
+    known_datasets = {
+        name: cls for name in anomalib.data.__all__ if _takes_category(cls := getattr(anomalib.data, name))
+    }
+    if dataset not in known_datasets:
+        msg = f"Unknown dataset {dataset!r}; choose from {sorted(known_datasets)}, or use `datamodules`."
+        raise ValueError(msg)
+    cls = known_datasets[dataset]
+    accepted = set(inspect.signature(cls).parameters) - {"category"}
+    if unknown := sorted(set(arguments) - accepted):
+        msg = f"{dataset} does not take {unknown}; it takes {sorted(accepted)}."
+        raise ValueError(msg)
+    names = choose_categories(categories, _known_categories(cls))
+    return [cls(category=name, **arguments) for name in names]
+
+
+def choose_categories(categories: Sequence[str] | str, known: Sequence[str]) -> list[str]:
+    """Choose categories by name.
+
+    Args:
+        categories: ``"all"``, one name, or a list of names.
+        known: Names to choose from.
+
+    Returns:
+        The chosen names, each once, in the given order.
+
+    Raises:
+        ValueError: If a name is unknown, or none is given.
+
+    Example:
+        >>> choose_categories("all", ["bottle", "screw"])
+        ['bottle', 'screw']
+        >>> choose_categories(["nut"], ["bottle", "screw"])
+        Traceback (most recent call last):
+        ValueError: Unknown categories ['nut']; choose from ['bottle', 'screw'], or 'all'.
+    """
+    wanted = [categories] if isinstance(categories, str) else list(categories)
+    if wanted == [ALL]:
+        return list(known)
+    if not wanted:
+        msg = f"Expected at least one category, got none; choose from {list(known)}, or 'all'."
+        raise ValueError(msg)
+    if unknown := [name for name in wanted if name not in known]:
+        msg = f"Unknown categories {unknown}; choose from {list(known)}, or 'all'."
+        raise ValueError(msg)
+    return list(dict.fromkeys(wanted))
+
+
+def name_parts(parts: Iterable[AnomalibDataModule]) -> dict[str, AnomalibDataModule]:
+    """Name datamodules after their category, or their own name; those of equal name get their dataset in front.
+
+    Args:
+        parts: Single-category datamodules.
+
+    Returns:
+        The datamodules by name, in their order.
+
+    Raises:
+        ValueError: If two have the same dataset and category.
+    """
+    parts = list(parts)
+    short = [part.category or part.name for part in parts]
+    names = [f"{part.name}_{name}" if short.count(name) > 1 else name for part, name in zip(parts, short, strict=True)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"Expected every category once, got {twice} more than once; leave the others out or rename them."
+        raise ValueError(msg)
+    return dict(zip(names, parts, strict=True))
+
+
+def _takes_category(cls: object) -> bool:
+    return (
+        inspect.isclass(cls)
+        and issubclass(cls, AnomalibDataModule)
+        and ".image." in cls.__module__
+        and "category" in inspect.signature(cls).parameters
+    )
+
+
+def _known_categories(cls: type[AnomalibDataModule]) -> list[str]:
+    datasets = sys.modules[cls.__module__.replace(".datamodules.", ".datasets.")]
+    return list(datasets.CATEGORIES)

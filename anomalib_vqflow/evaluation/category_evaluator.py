@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluator that reports every category, their mean, and all images together."""
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from anomalib.data import ImageBatch
+from anomalib.metrics import AnomalibMetric, Evaluator
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+
+from .report import MACRO, POOLED, CategoryRow, macro_row, print_table, to_scalars, write_report
+from .scores import DecisionCounts, ImageScores, PixelScores
+
+logger = logging.getLogger(__name__)
+
+ANOMALIB_NAMES = ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score")
+SPLIT_FOLDERS = frozenset({"train", "val", "validation", "test"})
+
+
+class CategoryScores:
+    """All that is kept of one category."""
+
+    def __init__(self) -> None:
+        self.images = ImageScores()
+        self.image_decisions = DecisionCounts()
+        self.pixels: PixelScores | None = None
+        self.pixel_decisions = DecisionCounts()
+
+    def merge(self, other: "CategoryScores", pixels: bool = True) -> None:
+        """Add the scores of another process or category.
+
+        Args:
+            other: The scores to add.
+            pixels: Whether to add those of pixels, too.
+        """
+        self.images.merge(other.images)
+        self.image_decisions.merge(other.image_decisions)
+        if pixels and other.pixels is not None:
+            self.pixels = self.pixels or PixelScores()
+            self.pixels.merge(other.pixels)
+            self.pixel_decisions.merge(other.pixel_decisions)
+
+    def row(self) -> CategoryRow:
+        """Compute all metrics."""
+        nan = float("nan")
+        image = self.images.compute()
+        metrics = {
+            "image_AUROC": image.auroc,
+            "image_AP": image.average_precision,
+            "image_F1Max": image.f1_max,
+            "image_F1Score": self.image_decisions.f1(),
+        }
+        pixels = self.pixels if self.pixels is not None and self.pixels.num_regions else None
+        pixel = pixels.compute() if pixels else None
+        metrics |= {
+            "pixel_AUROC": pixel.auroc if pixel else nan,
+            "pixel_AP": pixel.average_precision if pixel else nan,
+            "pixel_F1Max": pixel.f1_max if pixel else nan,
+            "pixel_F1Score": self.pixel_decisions.f1(),
+            "pixel_AUPRO": pixels.aupro() if pixels else nan,
+        }
+        return CategoryRow(*self.images.counts(), metrics)
+
+
+class CategoryEvaluator(Evaluator):
+    """Report image and pixel metrics per category, as the mean of categories (macro), and over all images (pooled).
+
+    Works for every anomalib model and datamodule. The metrics over thresholds are computed on raw scores: before the
+    post-processor normalizes and clamps them, which makes ties, and without torchmetrics' sigmoid. Image metrics are
+    exact. Pixel metrics use bins narrower than 1/2048 of the score, which makes memory independent of the number of
+    images. ``image_F1Score`` and ``pixel_F1Score`` are taken at the threshold that the model really uses.
+
+    At the end of a test the results are printed, written to ``category_metrics.csv`` and ``category_metrics.json`` in
+    the trainer's ``default_root_dir``, and logged as ``bottle/image_AUROC``, ``macro/image_AUROC`` and so on to every
+    logger; anomalib's usual ``image_AUROC``, ``image_F1Score``, ``pixel_AUROC`` and ``pixel_F1Score`` are the pooled
+    ones. What is not evaluable, such as pixels of a category without masks, is a dash, and not part of the means.
+
+    Args:
+        val_metrics: Further metrics for validation.
+        test_metrics: Further metrics for test.
+        compute_on_cpu: Whether the further metrics are computed on the CPU.
+    """
+
+    def __init__(
+        self,
+        val_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
+        test_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
+        compute_on_cpu: bool = True,
+    ) -> None:
+        super().__init__(val_metrics, test_metrics, compute_on_cpu)
+        self.results: dict[str, CategoryRow] = {}
+        self._scores: dict[str, CategoryScores] = {}
+        self._category_by_path: dict[str, str] = {}
+        self._raw_hook = _RawScores(self)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget earlier results, and place a hook before the post-processor."""
+        del pl_module
+        self._scores, self.results = {}, {}
+        self._category_by_path = dict(getattr(getattr(trainer, "datamodule", None), "category_by_path", {}))
+        self._raw_hook.collects = True
+        _set_callbacks(trainer, [self._raw_hook, *_others(trainer, self._raw_hook)])
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT | None,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the decisions of the model."""
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if not self._raw_hook.collects:
+            self.collect_scores(trainer, batch)
+        for category, index in self._by_category(trainer, batch).items():
+            scores = self._scores[category]
+            if batch.pred_label is not None and batch.gt_label is not None:
+                scores.image_decisions.update(batch.pred_label[index], batch.gt_label[index])
+            if batch.pred_mask is not None and batch.gt_mask is not None:
+                scores.pixel_decisions.update(_planes(batch.pred_mask)[index], _planes(batch.gt_mask)[index])
+
+    def collect_scores(self, trainer: Trainer | None, batch: ImageBatch) -> None:
+        """Collect the scores of a batch.
+
+        Args:
+            trainer: Trainer whose datamodule knows the categories, if there is one.
+            batch: Batch with raw predictions.
+        """
+        for category, index in self._by_category(trainer, batch).items():
+            scores = self._scores.setdefault(category, CategoryScores())
+            if batch.pred_score is not None and batch.gt_label is not None:
+                scores.images.update(batch.pred_score.flatten()[index], batch.gt_label[index])
+            if batch.anomaly_map is not None and batch.gt_mask is not None:
+                scores.pixels = scores.pixels or PixelScores()
+                scores.pixels.update(_planes(batch.anomaly_map)[index], _planes(batch.gt_mask)[index])
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute, print, write and log the results."""
+        super().on_test_epoch_end(trainer, pl_module)
+        self._raw_hook.collects = False
+        self.results = self.compute()
+        self._scores = {}
+        if not self.results:
+            return
+        self._log_usual_names(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
+        for trainer_logger in trainer.loggers:
+            trainer_logger.log_metrics(to_scalars(self.results), step=trainer.global_step)
+        print_table(self.results, "Results per category")
+        write_report(self.results, Path(trainer.default_root_dir))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the hook."""
+        del pl_module
+        _set_callbacks(trainer, _others(trainer, self._raw_hook))
+
+    def compute(self) -> dict[str, CategoryRow]:
+        """Compute the results of what was collected, from all processes.
+
+        Returns:
+            Results by category, then ``"macro"`` and ``"pooled"``; empty if nothing was collected.
+        """
+        gathered = _gather(self._scores)
+        if not gathered:
+            return {}
+        rows = {name: scores.row() for name, scores in sorted(gathered.items())}
+        pooled = CategoryScores()
+        for scores in gathered.values():
+            pooled.merge(scores, pixels=scores.pixels is not None and scores.pixels.num_regions > 0)
+        return rows | {MACRO: macro_row(rows), POOLED: pooled.row()}
+
+    def _log_usual_names(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name in ANOMALIB_NAMES:
+            value = self.results[POOLED].metrics[name]
+            if math.isnan(value):
+                continue
+            pl_module.log(name, value)
+            if trainer.barebones:  # logging is off; anomalib's evaluator sets these itself, too
+                trainer.callback_metrics[name] = trainer.logged_metrics[name] = torch.tensor(value)
+
+    def _by_category(self, trainer: Trainer | None, batch: ImageBatch) -> dict[str, list[int]]:
+        datamodule = getattr(trainer, "datamodule", None)
+        fallback = getattr(datamodule, "category", None) or "all"
+        members: dict[str, list[int]] = {}
+        for index, path in enumerate(batch.image_path or [""] * batch.batch_size):
+            category = self._category_by_path.get(path) or category_of_path(path) or fallback
+            category = f"{category}_" if category in {MACRO, POOLED} else category
+            members.setdefault(category, []).append(index)
+        return members
+
+
+class _RawScores(Callback):
+    """Hand every batch to the evaluator before the post-processor changes it."""
+
+    def __init__(self, evaluator: CategoryEvaluator) -> None:
+        self._collect = evaluator.collect_scores
+        self.collects = False
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT | None,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        del pl_module, outputs, batch_idx, dataloader_idx
+        self._collect(trainer, batch)
+
+
+def category_of_path(path: str) -> str | None:
+    """Read the category from a path in MVTec layout.
+
+    Args:
+        path: Path of an image.
+
+    Returns:
+        The category, or None if the path has another layout.
+
+    Example:
+        >>> category_of_path("datasets/MVTecAD/bottle/test/good/000.png")
+        'bottle'
+    """
+    parts = PurePath(path).parts
+    return parts[-4] if len(parts) >= 4 and parts[-3] in SPLIT_FOLDERS else None
+
+
+def _others(trainer: Trainer, hook: Callback) -> list[Callback]:
+    return [callback for callback in trainer.callbacks if callback is not hook]  # type: ignore[attr-defined]
+
+
+def _set_callbacks(trainer: Trainer, callbacks: list[Callback]) -> None:
+    # A new list, because Lightning may be walking through the old one.
+    trainer.callbacks = callbacks  # type: ignore[attr-defined]
+
+
+def _planes(maps: Tensor) -> Tensor:
+    return maps.reshape(maps.shape[0], *maps.shape[-2:])
+
+
+def _gather(scores: dict[str, CategoryScores]) -> dict[str, CategoryScores]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return scores
+    parts: list[dict[str, CategoryScores]] = [{} for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(parts, scores)
+    merged: dict[str, CategoryScores] = {}
+    for part in parts:
+        for name, category_scores in part.items():
+            merged.setdefault(name, CategoryScores()).merge(category_scores)
+    return merged

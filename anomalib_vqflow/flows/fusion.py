@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cross-scale fusion: one coupling over the latents of all scales."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from FrEIA.modules import InvertibleModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .subnets import ChannelNorm
+
+
+class ScaleShift(NamedTuple):
+    """What a fusion subnet predicts, one map per scale each."""
+
+    raw_scales: list[Tensor]  # (B, C_i, h_i, w_i), before the clamp
+    shifts: list[Tensor]  # (B, C_i, h_i, w_i)
+
+
+class FusionSubnet(nn.Module):
+    """Predict scale and shift for every scale from one half of all scales and the condition.
+
+    All maps are averaged down to the coarsest grid, mixed there by two 3×3 convolutions, resized back and added to the
+    scale's own half; one 3×3 convolution per scale then predicts the scale, another the shift. The last ones start at
+    zero, so that a new fusion is the identity up to its permutations.
+
+    Source: behavior of the paper's release; the framework figure shows no fusion.
+
+    Args:
+        channels: Channels of the half of each scale that it sees.
+        out_channels: Channels of the half of each scale that it predicts for.
+        condition_dim: Channels of the condition, which lives on the coarsest grid.
+    """
+
+    def __init__(self, channels: Sequence[int], out_channels: Sequence[int], condition_dim: int) -> None:
+        super().__init__()
+        self.channels = list(channels)
+        total = sum(channels) + condition_dim
+        hidden_dim = max(total // 4, 1)
+        self.conv1 = nn.Conv2d(total, hidden_dim, 3, padding=1)
+        self.norm = ChannelNorm(hidden_dim)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(hidden_dim, sum(channels), 3, padding=1)
+        self.scale_convs = nn.ModuleList(
+            nn.Conv2d(c_in, c_out, 3, padding=1) for c_in, c_out in zip(channels, out_channels, strict=True)
+        )
+        self.shift_convs = nn.ModuleList(
+            nn.Conv2d(c_in, c_out, 3, padding=1) for c_in, c_out in zip(channels, out_channels, strict=True)
+        )
+        for conv in (*self.scale_convs, *self.shift_convs):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, halves: Sequence[Tensor], condition: Tensor) -> ScaleShift:
+        """Predict scale and shift.
+
+        Args:
+            halves: One map of shape ``(B, C_i, h_i, w_i)`` per scale, fine to coarse.
+            condition: Map of shape ``(B, K, h_L, w_L)`` on the coarsest grid.
+
+        Returns:
+            Raw scales and shifts of the other half of each scale.
+        """
+        grid = condition.shape[-2:]
+        pooled = [half if half.shape[-2:] == grid else F.adaptive_avg_pool2d(half, grid) for half in halves]
+        mixed = self.relu(self.norm(self.conv1(torch.cat((*pooled, condition), dim=1))))
+        shared = self.relu(self.conv2(mixed)).split(self.channels, dim=1)
+        joined = [
+            half + F.interpolate(part, size=half.shape[-2:], mode="bilinear", align_corners=True)
+            for half, part in zip(halves, shared, strict=True)
+        ]
+        return ScaleShift(
+            [conv(x) for conv, x in zip(self.scale_convs, joined, strict=True)],
+            [conv(x) for conv, x in zip(self.shift_convs, joined, strict=True)],
+        )
+
+
+class FusionCoupling(InvertibleModule):
+    r"""Two-sided affine coupling across scales.
+
+    Each scale is permuted and split in two halves. The second halves of all scales predict scale and shift of the first
+    halves; the changed first halves predict those of the second. The log-scale is
+    :math:`\alpha \cdot 0.636 \arctan(s / \alpha)`.
+
+    Source: behavior of the paper's release; the framework figure shows no fusion.
+
+    Args:
+        dims_in: Input shapes ``[(C_i, h_i, w_i), ...]``, fine to coarse, each with C_i >= 2, without the batch.
+        dims_c: One condition shape ``[(K, h, w)]``; it is averaged to the coarsest grid if it is finer.
+        affine_clamp: Bound α of the log-scale (nearly: the bound is 0.999 α).
+
+    Raises:
+        ValueError: If there is not exactly one condition, or a scale has fewer than two channels.
+
+    Example:
+        >>> import torch
+        >>> fusion = FusionCoupling([(8, 4, 4), (6, 2, 2)], [(5, 2, 2)])
+        >>> z, log_det = fusion([torch.randn(2, 8, 4, 4), torch.randn(2, 6, 2, 2)], [torch.randn(2, 5, 2, 2)])
+        >>> [tuple(level.shape) for level in z], log_det.shape
+        ([(2, 8, 4, 4), (2, 6, 2, 2)], torch.Size([2]))
+    """
+
+    def __init__(
+        self, dims_in: Sequence[tuple[int, ...]], dims_c: Sequence[tuple[int, ...]], affine_clamp: float = 1.9
+    ) -> None:
+        super().__init__(dims_in, dims_c)
+        channels = [dims[0] for dims in dims_in]
+        if len(dims_c) != 1 or min(channels) < 2:  # noqa: PLR2004
+            msg = f"Expected scales of at least two channels and one condition, got {dims_in} and {dims_c}."
+            raise ValueError(msg)
+        self.affine_clamp = affine_clamp
+        first, second = [c - c // 2 for c in channels], [c // 2 for c in channels]
+        self.splits = list(zip(first, second, strict=True))
+        self.first_subnet = FusionSubnet(second, first, dims_c[0][0])  # predicts for the first halves
+        self.second_subnet = FusionSubnet(first, second, dims_c[0][0])
+        for level, c in enumerate(channels):
+            self.register_buffer(f"permutation_{level}", torch.randperm(c))
+
+    @property
+    def permutations(self) -> list[Tensor]:
+        """The fixed permutation of each scale, shape ``(C_i,)``: channel i takes input channel ``permutation[i]``."""
+        return [self.get_buffer(f"permutation_{level}") for level in range(len(self.splits))]
+
+    def forward(
+        self, x_or_z: Sequence[Tensor], c: Sequence[Tensor], rev: bool = False, jac: bool = True
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Transform the latents of all scales, or invert the transformation when ``rev`` is set.
+
+        Args:
+            x_or_z: One tensor of shape ``(B, C_i, h_i, w_i)`` per scale.
+            c: One condition of shape ``(B, K, h, w)``.
+            rev: Whether to run the inverse.
+            jac: Whether to compute the log-determinant.
+
+        Returns:
+            The transformed tensors, and ``log|det J|`` in nats with shape ``(B,)``, negated when ``rev`` is set; zeros
+            if ``jac`` is off.
+        """
+        grid = x_or_z[-1].shape[-2:]
+        condition = c[0] if c[0].shape[-2:] == grid else F.adaptive_avg_pool2d(c[0], grid)
+        if rev:
+            return self._inverse(x_or_z, condition)
+        permuted = [x[:, order] for x, order in zip(x_or_z, self.permutations, strict=True)]
+        halves = [x.split(split, dim=1) for x, split in zip(permuted, self.splits, strict=True)]
+        first, second = [half[0] for half in halves], [half[1] for half in halves]
+        first_scales, first_shifts = self._scale_shift(self.first_subnet, second, condition)
+        first = [x * s.exp() + t for x, s, t in zip(first, first_scales, first_shifts, strict=True)]
+        second_scales, second_shifts = self._scale_shift(self.second_subnet, first, condition)
+        second = [x * s.exp() + t for x, s, t in zip(second, second_scales, second_shifts, strict=True)]
+        log_det = condition.new_zeros(condition.shape[0])
+        if jac:
+            log_det = _sum_per_image(first_scales) + _sum_per_image(second_scales)
+        return tuple(torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)), log_det
+
+    def _inverse(self, z: Sequence[Tensor], condition: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        halves = [x.split(split, dim=1) for x, split in zip(z, self.splits, strict=True)]
+        first, second = [half[0] for half in halves], [half[1] for half in halves]
+        second_scales, second_shifts = self._scale_shift(self.second_subnet, first, condition)
+        second = [(x - t) * torch.exp(-s) for x, s, t in zip(second, second_scales, second_shifts, strict=True)]
+        first_scales, first_shifts = self._scale_shift(self.first_subnet, second, condition)
+        first = [(x - t) * torch.exp(-s) for x, s, t in zip(first, first_scales, first_shifts, strict=True)]
+        permuted = [torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)]
+        x = tuple(level[:, order.argsort()] for level, order in zip(permuted, self.permutations, strict=True))
+        return x, -(_sum_per_image(first_scales) + _sum_per_image(second_scales))
+
+    def _scale_shift(self, subnet: FusionSubnet, halves: list[Tensor], condition: Tensor) -> ScaleShift:
+        """Predict log-scales, clamped, and shifts."""
+        predicted = subnet(halves, condition)
+        alpha = self.affine_clamp
+        return ScaleShift([alpha * 0.636 * torch.atan(s / alpha) for s in predicted.raw_scales], predicted.shifts)
+
+    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return the shapes unchanged."""
+        return input_dims
+
+
+def _sum_per_image(maps: Sequence[Tensor]) -> Tensor:
+    return torch.stack([x.flatten(1).sum(dim=1) for x in maps]).sum(dim=0)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A codebook that learns its codes as running cluster means, and keeps them in use."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_CANDIDATES = 8192
+"""Vectors of a batch considered for the placement of codes: enough for 512 codes, and bounds its cost."""
+
+
+class Quantized(NamedTuple):
+    """What a codebook makes of a batch of vectors."""
+
+    codes: Tensor  # (..., D), straight-through: the gradient passes to the input unchanged
+    indices: Tensor  # (...), int64
+    commitment: Tensor  # (), mean squared distance of the inputs to their (fixed) codes
+
+
+class Codebook(nn.Module):
+    r"""Replace vectors by their nearest code, :math:`Q(x) = \arg\min_{c_k} \lVert x - c_k \rVert`.
+
+    In training the codes follow the exponential moving averages of the vectors that chose them. A code that no vector
+    has chosen for long, or that was never placed, is *placed*: on a vector of the batch, drawn with probability
+    proportional to its squared distance to the nearest code (k-means++). Placing resets the code, its running sum and
+    its running count together. All codes start unplaced, so the first batches initialize the codebook, and whatever
+    appears later (a product that the first batches lacked) finds a free code. Vectors choose among placed codes only.
+
+    ``novelty`` keeps a book of few, well separated codes from splitting its clusters: a vector deserves a code of its
+    own only if its squared distance to the nearest code exceeds ``novelty`` times the variance of the batch.
+
+    Source: the codebooks of VQ-Flow (Zhou et al., 2024), https://arxiv.org/abs/2409.00942, with the moving-average
+    update of van den Oord et al., 2017, https://arxiv.org/abs/1711.00937. Unlike the paper's release, codes are
+    initialized from data, because codes drawn from N(0, 1) with empty counts collapse to one in the first step.
+
+    Args:
+        num_codes: Number of codes K.
+        code_dim: Width of a code D.
+        decay: Weight of the past in the moving averages, per step.
+        dead_below: A code is free again when its running count (vectors per step) falls below this.
+        novelty: See above; 0 lets every code be placed.
+
+    Raises:
+        ValueError: If a size is not positive or a rate lies outside its range.
+
+    Example:
+        >>> import torch
+        >>> codebook = Codebook(num_codes=4, code_dim=16)
+        >>> quantized = codebook(torch.randn(2, 5, 5, 16))
+        >>> quantized.codes.shape, quantized.indices.shape, quantized.commitment.shape
+        (torch.Size([2, 5, 5, 16]), torch.Size([2, 5, 5]), torch.Size([]))
+    """
+
+    codes: Tensor  # (K, D)
+    code_sums: Tensor  # (K, D)
+    code_counts: Tensor  # (K,), vectors per step; 0 for a code that was never placed
+
+    def __init__(
+        self, num_codes: int, code_dim: int, decay: float = 0.99, dead_below: float = 0.01, novelty: float = 0.0
+    ) -> None:
+        super().__init__()
+        if num_codes < 1 or code_dim < 1:
+            msg = f"A codebook needs at least one code of at least one dimension, got {num_codes} of {code_dim}."
+            raise ValueError(msg)
+        if not 0 <= decay < 1 or dead_below <= 0 or novelty < 0:
+            msg = (
+                "Expected 0 <= decay < 1, dead_below > 0 and novelty >= 0, "
+                f"got decay={decay}, dead_below={dead_below}, novelty={novelty}."
+            )
+            raise ValueError(msg)
+        self.decay = decay
+        self.dead_below = dead_below
+        self.novelty = novelty
+        self.register_buffer("codes", torch.zeros(num_codes, code_dim))
+        self.register_buffer("code_sums", torch.zeros(num_codes, code_dim))
+        self.register_buffer("code_counts", torch.zeros(num_codes))
+
+    @property
+    def num_codes(self) -> int:
+        """Number of codes K."""
+        return self.codes.shape[0]
+
+    @property
+    def code_dim(self) -> int:
+        """Width of a code D."""
+        return self.codes.shape[1]
+
+    @property
+    def live_ratio(self) -> Tensor:
+        """Share of the codes in use, in [0, 1], shape ``()``."""
+        return (self.code_counts >= self.dead_below).float().mean()
+
+    @property
+    def perplexity(self) -> Tensor:
+        """Exponential of the entropy of the codes' use, from 1 (one code) to K (all alike), shape ``()``."""
+        share = self.code_counts / self.code_counts.sum().clamp_min(1e-12)
+        return torch.special.entr(share).sum().exp()
+
+    def forward(self, x: Tensor) -> Quantized:
+        """Quantize vectors; in training, also learn from them.
+
+        Args:
+            x: Vectors of shape ``(..., D)``.
+
+        Returns:
+            Their codes, code indices and commitment. Distances and codes are computed in the type of the buffers,
+            whatever autocast says: half precision cannot tell near codes apart.
+
+        Raises:
+            ValueError: If the last dimension of ``x`` is not D.
+        """
+        if x.shape[-1] != self.code_dim:
+            msg = f"Expected vectors of width {self.code_dim}, got shape {tuple(x.shape)}."
+            raise ValueError(msg)
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self._quantize(x)
+        return self._quantize(x)
+
+    def _quantize(self, x: Tensor) -> Quantized:
+        x = x.to(self.codes.dtype)
+        if self.training:
+            self._learn_(x.detach().reshape(-1, self.code_dim))
+        indices = self.nearest(x)
+        codes = self.codes[indices]  # not F.embedding, which costs accuracy under INT8 quantization
+        if not self.training:
+            return Quantized(codes, indices, x.new_zeros(()))
+        commitment = F.mse_loss(x, codes)
+        return Quantized(x + (codes - x).detach(), indices, commitment)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Index the nearest placed code of each vector.
+
+        Args:
+            x: Vectors of shape ``(..., D)``.
+
+        Returns:
+            Indices of shape ``(...)``.
+        """
+        unplaced = torch.where(self.code_counts > 0, 0.0, torch.inf)
+        # |x|² is the same for all codes, so it is left out. The codes are scaled, not the larger product.
+        return (self.codes.square().sum(dim=1) + unplaced + x @ (-2.0 * self.codes.T)).argmin(dim=-1)
+
+    @torch.no_grad()
+    def _learn_(self, x: Tensor) -> None:
+        """Place free codes on ``x``, of shape ``(N, D)``, then move all codes towards the vectors that choose them."""
+        finite = x.isfinite().all(dim=1)
+        x = torch.where(finite[:, None], x, 0.0)  # a broken vector must not poison a running mean
+        free = (self.code_counts < self.dead_below).nonzero()[:, 0]
+        if len(free):
+            self._place_(free, x[finite])
+        chosen = F.one_hot(self.nearest(x), self.num_codes).to(x.dtype) * finite[:, None]  # (N, K)
+        self.code_counts.lerp_(chosen.sum(dim=0), 1 - self.decay)
+        self.code_sums.lerp_(chosen.T @ x, 1 - self.decay)
+        live = self.code_counts >= self.dead_below
+        mean = self.code_sums / self.code_counts.clamp_min(self.dead_below)[:, None]
+        self.codes.copy_(torch.where(live[:, None], mean, self.codes))
+
+    def _place_(self, free: Tensor, x: Tensor) -> None:
+        """Place the codes numbered ``free`` on vectors of ``x``, of shape ``(N, D)``, as k-means++ would."""
+        if len(x) > MAX_CANDIDATES:
+            x = x[torch.randperm(len(x), device=x.device)[:MAX_CANDIDATES]]
+        threshold = self.novelty * x.var(dim=0, correction=0).sum() if len(x) else 0.0
+        placed = torch.ones(self.num_codes, dtype=torch.bool, device=x.device)
+        placed[free] = False
+        if placed.any():
+            distance = torch.cdist(x, self.codes[placed]).amin(dim=1).square()  # (N,)
+        else:
+            distance = x.new_full((len(x),), torch.finfo(x.dtype).max / max(len(x), 1))
+        for code in free.tolist():
+            weight = torch.where(distance > threshold, distance, 0.0)
+            if not weight.any():  # nothing novel is left: the remaining codes stay free
+                return
+            vector = x[torch.multinomial(weight, 1)[0]]
+            self.codes[code] = vector
+            self.code_sums[code] = vector
+            self.code_counts[code] = 1.0
+            distance = torch.minimum(distance, (x - vector).square().sum(dim=1))

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixed two-dimensional position encoding (PE in the framework figure)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sinusoidal_encoding(
+    dim: int, height: int, width: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> Tensor:
+    r"""Encode the cells of a grid with sines and cosines of their column and row.
+
+    The first half of the channels encodes the column :math:`x`, the second half the row :math:`y`. Within a half,
+    channels :math:`2j` and :math:`2j + 1` hold the sine and the cosine at the wavelength
+    :math:`2 \pi \cdot 10^{4 \cdot 4j / P}`.
+
+    Source: VQ-Flow (Zhou et al., 2024), framework figure, "PE", https://arxiv.org/abs/2409.00942
+
+    Args:
+        dim: Number of channels P, a multiple of 4; 0 gives an empty encoding.
+        height: Rows of the grid.
+        width: Columns of the grid.
+        dtype: Type of the result; computed in float32, as in the paper's release, then cast.
+        device: Device of the result.
+
+    Returns:
+        Tensor of shape ``(dim, height, width)`` with values in [-1, 1].
+
+    Raises:
+        ValueError: If ``dim`` is negative or not a multiple of 4.
+
+    Example:
+        >>> sinusoidal_encoding(8, 2, 3).shape
+        torch.Size([8, 2, 3])
+    """
+    if dim < 0 or dim % 4:
+        msg = f"position_dim must be a non-negative multiple of 4 (sine and cosine of x and y), got {dim}."
+        raise ValueError(msg)
+    half = dim // 2
+    steps = torch.arange(0, half, 2, dtype=torch.float32, device=device)
+    frequencies = torch.exp(steps * (-math.log(10_000.0) / max(half, 1)))  # (P / 4,)
+
+    def encode(size: int) -> Tensor:
+        angles = torch.arange(size, dtype=torch.float32, device=device)[:, None] * frequencies  # (size, P / 4)
+        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).T  # (P / 2, size)
+
+    columns = encode(width)[:, None, :].expand(half, height, width)
+    rows = encode(height)[:, :, None].expand(half, height, width)
+    return torch.cat((columns, rows)).to(dtype)

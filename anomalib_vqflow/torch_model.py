@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VQ-Flow as a torch module: wires the rooms in the order of the paper's framework figure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from anomalib.data import InferenceBatch
+from torch import Tensor, nn
+
+from .anomaly_map import AnomalyMapGenerator, ScoreMap
+from .features import FeaturePyramid
+from .flows import MultiScaleFlow
+from .quantization import Codebook, ConceptQuantizer, ConditionEncoder
+
+
+class VQFlowOutput(NamedTuple):
+    """What a training step needs."""
+
+    latents: list[Tensor]  # z'_i, (B, C_i, h_i, w_i)
+    log_det: Tensor  # (B,), nats
+    commitment: Tensor  # (), summed over the codebooks
+    concept_indices: Tensor  # (B,)
+
+
+class VQFlowModel(nn.Module):
+    """Normalizing flows conditioned on hierarchically quantized concepts and patterns.
+
+    In training it returns a :class:`VQFlowOutput`, in eval mode an anomalib ``InferenceBatch`` with scores in [0, 1].
+
+    Source: VQ-Flow (Zhou et al., 2024), framework figure, https://arxiv.org/abs/2409.00942. Where figure and release
+    differ (the condition [ĥ'; ŷ] and not ĥ' alone, the semantic context in the queries, a codebook for the semantic
+    level, the fusion), the release is followed.
+
+    Args:
+        input_size: Nominal height and width of the images in pixels. Images of other sizes work if the backbone takes
+            them.
+        backbone: See :class:`.FeaturePyramid`, like the next two.
+        layers: Layers of the backbone; the last one is semantic.
+        pre_trained: Weights of the backbone.
+        concept_dim: Width D of the prototypes.
+        num_concepts: Number of prototypes.
+        concept_novelty: How far from all prototypes an image must be to get one of its own; see :class:`.Codebook`.
+        position_dim: Width P of the position encoding; 0 leaves the position out.
+        num_patterns: Number of patterns per level.
+        quantization: ``residual`` quantizes patterns against position and prototype, ``independent`` by themselves.
+        use_patterns: Whether the flows see patterns; without, they see position and prototype only.
+        flow_steps: Couplings per detail level.
+        hidden_dim: Width of the coupling subnets; None for the width of their input, as published.
+        affine_clamp: Bound of the couplings' log-scale.
+        use_concept_gaussian: Whether the base distribution depends on the concept.
+        use_fusion: Whether the scales are coupled at the end.
+        score_map: See :class:`.AnomalyMapGenerator`, like the next one.
+        top_k_ratio: Share of the pixels averaged for the image score.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the backbone does not fit it.
+
+    Example:
+        >>> import torch
+        >>> model = VQFlowModel((64, 64), "test_convnext2", pre_trained=False, concept_dim=16, position_dim=8)
+        >>> images = torch.rand(2, 3, 64, 64)
+        >>> model(images).log_det.shape
+        torch.Size([2])
+        >>> prediction = model.eval()(images)
+        >>> prediction.anomaly_map.shape, prediction.pred_score.shape
+        (torch.Size([2, 1, 64, 64]), torch.Size([2]))
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int] = (384, 384),
+        backbone: str = "convnextv2_base",
+        layers: Sequence[int | str] | None = None,
+        pre_trained: bool | str | Path = True,
+        concept_dim: int = 512,
+        num_concepts: int = 32,
+        concept_novelty: float = 0.0,
+        position_dim: int = 64,
+        num_patterns: int = 512,
+        quantization: Literal["residual", "independent"] = "residual",
+        use_patterns: bool = True,
+        flow_steps: Sequence[int] = (2, 5, 8),
+        hidden_dim: int | None = None,
+        affine_clamp: float = 1.9,
+        use_concept_gaussian: bool = True,
+        use_fusion: bool = True,
+        score_map: ScoreMap = "likelihood",
+        top_k_ratio: float = 0.03,
+    ) -> None:
+        super().__init__()
+        if quantization not in {"residual", "independent"}:
+            msg = f"quantization must be 'residual' or 'independent', got {quantization!r}."
+            raise ValueError(msg)
+        self.features = FeaturePyramid(backbone, layers, pre_trained, input_size)
+        detail_shapes, semantic_channels = self.features.detail_shapes, self.features.semantic_shape[0]
+        self.concept = ConceptQuantizer(semantic_channels, concept_dim, num_concepts, novelty=concept_novelty)
+        self.conditions = ConditionEncoder(
+            [shape[0] for shape in detail_shapes],
+            semantic_channels,
+            concept_dim,
+            position_dim,
+            num_patterns,
+            residual=quantization == "residual",
+            use_patterns=use_patterns,
+            use_semantic=use_fusion,
+        )
+        self.flow = MultiScaleFlow(
+            detail_shapes,
+            self.conditions.condition_dim,
+            concept_dim,
+            flow_steps,
+            hidden_dim,
+            affine_clamp,
+            use_concept_gaussian=use_concept_gaussian,
+            use_fusion=use_fusion,
+        )
+        self.anomaly_map_generator = AnomalyMapGenerator(score_map, top_k_ratio)
+
+    def forward(self, images: Tensor) -> VQFlowOutput | InferenceBatch:
+        """Compute latents and likelihood in training, scores otherwise.
+
+        Args:
+            images: Normalized images of shape ``(B, 3, H, W)``. A training batch needs at least two.
+
+        Returns:
+            :class:`VQFlowOutput` in training; ``InferenceBatch`` with ``pred_score`` of shape ``(B,)`` and
+            ``anomaly_map`` of shape ``(B, 1, H, W)`` in eval mode.
+
+        Raises:
+            ValueError: If the images do not have three channels, or a training batch holds a single image.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:  # noqa: PLR2004
+            msg = f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}."
+            raise ValueError(msg)
+        if self.training and images.shape[0] < 2:  # noqa: PLR2004
+            msg = (
+                "VQ-Flow cannot train on a batch of one image, because its encoders normalize over the batch. "
+                "Use train_batch_size of 2 or more, and drop a last batch of one."
+            )
+            raise ValueError(msg)
+        details, semantic = self.features(images)
+        prototype, concept_indices, concept_commitment = self.concept(semantic)
+        conditions = self.conditions(details, semantic, prototype)
+        latents, log_det = self.flow(details, conditions.details, conditions.semantic, prototype, jac=self.training)
+        if self.training:
+            return VQFlowOutput(latents, log_det, concept_commitment + conditions.commitment, concept_indices)
+        anomaly_map, pred_score = self.anomaly_map_generator(latents, images.shape[-2:])
+        return InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
+
+    @property
+    def pattern_codebooks(self) -> list[Codebook]:
+        """The pattern codebooks, fine to coarse, the semantic level's last; empty without patterns."""
+        codebooks = [quantizer.codebook for quantizer in self.conditions.quantizers]
+        if self.conditions.semantic_quantizer is not None:
+            codebooks.append(self.conditions.semantic_quantizer.codebook)
+        return codebooks

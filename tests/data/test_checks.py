@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalib_vqflow.data.checks import check_images, find_duplicates
+
+from .folders import make_image, make_mask
+
+
+def test_good_files_pass(tmp_path):
+    make_image(tmp_path / "a.png", 60, (20, 30))
+    make_mask(tmp_path / "a_mask.png", (20, 30))
+    make_image(tmp_path / "b.png", 60, mode="L")
+
+    check_images([str(tmp_path / "a.png"), str(tmp_path / "b.png")], [str(tmp_path / "a_mask.png"), ""])
+
+
+def test_mask_of_another_size_is_named(tmp_path):
+    make_image(tmp_path / "a.png", 60, (20, 30))
+    make_mask(tmp_path / "a_mask.png", (30, 20))
+
+    with pytest.raises(ValueError, match=r"a_mask\.png is 30x20, its image .*a\.png is 20x30"):
+        check_images([str(tmp_path / "a.png")], [str(tmp_path / "a_mask.png")])
+
+
+def test_all_unreadable_files_are_counted_and_the_first_named(tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(7)]
+    for path in paths:
+        path.write_bytes(b"no image")
+
+    with pytest.raises(ValueError, match=r"cannot read .*0\.png.*4\.png.*and 2 more"):
+        check_images(list(map(str, paths)), [""] * 7)
+
+
+def test_missing_mask_file_is_named(tmp_path):
+    make_image(tmp_path / "a.png", 60)
+
+    with pytest.raises(ValueError, match=r"cannot read .*gone\.png"):
+        check_images([str(tmp_path / "a.png")], [str(tmp_path / "gone.png")])
+
+
+def test_sixteen_bit_grayscale_is_refused_because_anomalib_clips_it(tmp_path):
+    Image.fromarray(np.full((8, 8), 1000, dtype=np.uint16)).save(tmp_path / "a.png")
+
+    with pytest.raises(ValueError, match=r"a\.png has more than 8 bits.*convert it to 8-bit"):
+        check_images([str(tmp_path / "a.png")], [""])
+
+
+def test_duplicates_are_found_by_content(tmp_path):
+    make_image(tmp_path / "train.png", 60)
+    make_image(tmp_path / "other.png", 90)
+    (tmp_path / "test.png").write_bytes((tmp_path / "train.png").read_bytes())
+
+    pairs = find_duplicates([str(tmp_path / "train.png")], [str(tmp_path / "other.png"), str(tmp_path / "test.png")])
+
+    assert pairs == [(str(tmp_path / "train.png"), str(tmp_path / "test.png"))]

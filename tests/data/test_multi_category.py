@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+import shutil
+
+import pytest
+import torch
+from anomalib.data import Folder, MVTecAD
+from anomalib.engine import Engine
+from anomalib.models import Padim
+from lightning.pytorch import seed_everything
+from torchvision.transforms.v2 import RandomHorizontalFlip, RandomVerticalFlip, Resize
+
+from anomalib_vqflow.data import MultiCategory
+
+from .folders import make_category
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "products"
+    make_category(root, "bolt", masks=False, size=(48, 20), mode="L")
+    make_category(root, "nut", train=6)
+    make_category(root, "plate", good=3, defect=0, size=(40, 40), mode="RGBA")
+    return root
+
+
+def multi_category(root, **arguments):
+    return MultiCategory(root, num_workers=0, **arguments)
+
+
+def padim():
+    seed_everything(0)
+    return Padim(
+        "resnet18",
+        ["layer1"],
+        pre_trained=False,
+        n_features=8,
+        visualizer=False,
+        pre_processor=Padim.configure_pre_processor((32, 32)),
+    )
+
+
+def engine(folder):
+    return Engine(default_root_dir=folder, accelerator="cpu", devices=1, logger=False)
+
+
+def test_all_categories_or_chosen_ones(root):
+    assert multi_category(root).categories == ["bolt", "nut", "plate"]
+    assert multi_category(root, categories="nut").categories == ["nut"]
+    assert multi_category(root, categories=["plate", "bolt"]).categories == ["plate", "bolt"]
+
+
+def test_every_image_knows_its_category(root):
+    datamodule = multi_category(root)
+    datamodule.setup()
+
+    assert len(datamodule.train_data) == 14
+    assert len(datamodule.test_data) == 11
+    assert all(f"/{name}/" in path for path, name in datamodule.category_by_path.items())
+    assert len(datamodule.category_by_path) == 25
+
+
+def test_evaluation_keeps_masks_that_exist_and_invents_none(root):
+    datamodule = multi_category(root, eval_batch_size=3)
+    datamodule.setup()
+
+    counts = {True: 0, False: 0}
+    for batch in datamodule.test_dataloader():
+        nuts = sum("/nut/" in path for path in batch.image_path)
+        assert nuts in {0, batch.batch_size}
+        assert (batch.gt_mask is not None) == bool(nuts)
+        counts[bool(nuts)] += batch.batch_size
+    assert counts == {True: 4, False: 7}
+
+
+def test_training_mixes_categories_in_a_batch(root):
+    datamodule = multi_category(root, train_batch_size=14)
+    datamodule.setup()
+
+    (batch,) = datamodule.train_dataloader()
+
+    assert batch.image.shape == (14, 3, 20, 48)
+    assert batch.gt_mask.sum() == 0
+
+
+def test_validation_is_split_per_category(root):
+    datamodule = multi_category(root, val_split_mode="from_train", val_split_ratio=0.25, seed=0)
+    datamodule.setup()
+
+    counts = datamodule.val_data.samples.category.value_counts().to_dict()
+    assert counts == {"bolt": 1, "nut": 1, "plate": 1}
+    assert not set(datamodule.val_data.samples.image_path) & set(datamodule.train_data.samples.image_path)
+
+
+@pytest.mark.parametrize("mode", ["none", "same_as_test", "from_train", "from_test", "synthetic"])
+def test_every_split_mode_works(root, mode):
+    datamodule = multi_category(root, val_split_mode=mode, seed=0)
+    datamodule.setup()
+
+    if mode != "none":
+        assert sum(batch.batch_size for batch in datamodule.val_dataloader()) == len(datamodule.val_data) > 0
+
+
+def test_same_seed_gives_the_same_split(root):
+    paths = []
+    for _ in range(2):
+        datamodule = multi_category(root, val_split_mode="from_test", seed=5)
+        datamodule.setup()
+        paths.append(datamodule.val_data.samples.image_path.tolist())
+
+    assert paths[0] == paths[1]
+
+
+def test_balanced_sampling_draws_every_category(root):
+    datamodule = multi_category(root, balanced_sampling=True, train_batch_size=14)
+    datamodule.setup()
+
+    (batch,) = datamodule.train_dataloader()
+
+    counts = sorted(sum(f"/{name}/" in path for path in batch.image_path) for name in datamodule.categories)
+    assert counts == [4, 5, 5]
+
+
+def test_datasets_can_be_mixed(root, tmp_path):
+    make_category(tmp_path / "mvtec", "screw")
+    make_category(tmp_path / "own", "wood", masks=False)
+    wood = tmp_path / "own" / "wood"
+    datamodule = MultiCategory(
+        datamodules=[
+            MultiCategory(root, categories=["nut", "bolt"], train_augmentations=RandomHorizontalFlip()),
+            MultiCategory(tmp_path / "mvtec", dataset="MVTecAD", categories="screw"),
+            Folder("wood", wood / "train" / "good", abnormal_dir=wood / "test" / "hole", normal_split_ratio=0.25),
+        ],
+        num_workers=0,
+    )
+    datamodule.setup()
+
+    assert datamodule.categories == ["nut", "bolt", "screw", "wood"]
+    assert set(datamodule.category_by_path.values()) == set(datamodule.categories)
+    for loader in (datamodule.train_dataloader(), datamodule.val_dataloader(), datamodule.test_dataloader()):
+        assert sum(batch.batch_size for batch in loader) == len(loader.dataset)
+    augmentations = [type(part.augmentations) for part in datamodule.train_data.parts.values()]
+    assert augmentations == [RandomHorizontalFlip, RandomHorizontalFlip, type(None), type(None)]
+
+
+def test_own_augmentations_come_first(root):
+    part = MultiCategory(root, train_augmentations=RandomHorizontalFlip())
+    datamodule = MultiCategory(datamodules=[part], train_augmentations=RandomVerticalFlip())
+    datamodule.setup()
+
+    assert all(type(part.augmentations) is RandomVerticalFlip for part in datamodule.train_data.parts.values())
+
+
+def test_augmentations_apply(root):
+    datamodule = multi_category(root, augmentations=Resize((24, 16)))
+    datamodule.setup()
+
+    assert datamodule.val_data[0].image.shape == (3, 24, 16)
+
+
+def test_wrong_combinations_raise(root, tmp_path):
+    with pytest.raises(ValueError, match="none of `root`, `dataset` and `datamodules`"):
+        MultiCategory()
+    with pytest.raises(ValueError, match="leave one of them out"):
+        MultiCategory(root, datamodules=[MVTecAD(tmp_path)])
+    with pytest.raises(ValueError, match="at least one datamodule"):
+        MultiCategory(datamodules=[])
+
+
+def test_broken_image_is_found_at_setup(root):
+    (root / "nut/test/hole/000.png").write_bytes(b"broken")
+
+    with pytest.raises(ValueError, match=r"cannot read .*nut/test/hole/000\.png"):
+        multi_category(root).setup()
+
+
+def test_category_without_normal_images_is_found_at_setup(root):
+    shutil.rmtree(root / "nut/train")
+
+    with pytest.raises(ValueError, match="'nut' has no normal training images"):
+        multi_category(root).setup()
+
+
+def test_duplicates_of_training_images_are_named(root):
+    (root / "nut/test/good/000.png").write_bytes((root / "nut/train/good/001.png").read_bytes())
+
+    with pytest.warns(
+        UserWarning, match=r"1 test images are .*nut/test/good/000\.png equals .*nut/train/good/001\.png"
+    ):
+        multi_category(root).setup()
+
+
+def test_results_folder_is_named_after_the_data(root, tmp_path):
+    assert multi_category(root).name == "products"
+    assert multi_category(root, categories="nut").name == "products"
+    assert MultiCategory(tmp_path / "sets", dataset="Visa").name == "sets"
+
+
+class Scrambled(MultiCategory):
+    """Categories under each other's name."""
+
+    def _setup(self, stage=None):
+        super()._setup(stage)
+        renamed = dict(zip(self.categories, self.categories[1:] + self.categories[:1], strict=True))
+        for subset in ("train_data", "val_data", "test_data"):
+            data = getattr(self, subset)
+            data.samples["category"] = data.samples["category"].map(renamed)
+            data.parts = {renamed[name]: part for name, part in data.parts.items()}
+        self.parts = {renamed[name]: part for name, part in self.parts.items()}
+
+
+def test_category_names_change_neither_training_nor_prediction(root, tmp_path):
+    outputs = []
+    for datamodule_class in (MultiCategory, Scrambled):
+        datamodule = datamodule_class(root, train_batch_size=4, num_workers=0)
+        model = padim()
+        engine(tmp_path).fit(model, datamodule=datamodule)
+        predictions = engine(tmp_path).predict(model, datamodule=datamodule)
+        scores = {path: s for b in predictions for path, s in zip(b.image_path, b.pred_score.tolist(), strict=True)}
+        outputs.append((datamodule.category_by_path, model.state_dict(), scores))
+
+    (names_a, state_a, scores_a), (names_b, state_b, scores_b) = outputs
+    assert all(names_a[path] != names_b[path] for path in names_a)
+    assert all(torch.equal(state_a[key], state_b[key]) for key in state_a)
+    assert scores_a == scores_b
+    assert len(scores_a) == 11
+
+
+def test_items_do_not_carry_their_category(root):
+    datamodule = multi_category(root)
+    datamodule.setup()
+
+    assert not hasattr(datamodule.train_data[0], "category")

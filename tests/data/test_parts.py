@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from anomalib.data import Folder, MVTecAD, Visa
+
+from anomalib_vqflow.data.parts import choose_categories, dataset_parts, folder_parts, name_parts
+
+from .folders import make_category
+
+CATEGORY_DATASETS = ["BMAD", "BTech", "Kaputt", "MPDD", "MVTecAD", "MVTecAD2", "MVTecLOCO", "RealIAD", "VAD", "Visa"]
+
+
+@pytest.mark.parametrize("dataset", CATEGORY_DATASETS)
+def test_every_dataset_with_categories_gives_them_all(dataset, tmp_path):
+    parts = dataset_parts(dataset, "all", {"root": tmp_path, "seed": 1})
+
+    names = [part.category for part in parts]
+    assert len(set(names)) == len(names) >= 1
+    assert all(type(part).__name__ == dataset and part.seed == 1 for part in parts)
+
+
+def test_unknown_dataset_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"'MVTec'; choose from .*'MVTecAD'"):
+        dataset_parts("MVTec", "all", {})
+
+
+def test_unknown_argument_lists_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"MVTecAD2 does not take \['val_split_mode'\].*'test_type'"):
+        dataset_parts("MVTecAD2", "all", {"root": tmp_path, "val_split_mode": "none"})
+
+
+def test_arguments_reach_the_dataset(tmp_path):
+    (part,) = dataset_parts("MVTecAD2", "can", {"root": tmp_path, "test_type": "private"})
+
+    assert part.test_type == "private"
+
+
+def test_unknown_category_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"\['bolt'\]; choose from \['nut', 'screw'\]"):
+        choose_categories(["nut", "bolt"], ["nut", "screw"])
+
+
+def test_no_category_raises():
+    with pytest.raises(ValueError, match="at least one category"):
+        choose_categories([], ["nut"])
+
+
+def test_missing_empty_and_wrong_root_are_told_apart(tmp_path):
+    with pytest.raises(ValueError, match=r"found none at .*gone; check `root`"):
+        folder_parts(tmp_path / "gone", "all", {})
+    with pytest.raises(ValueError, match=r"found none; check `root`"):
+        folder_parts(tmp_path, "all", {})
+    with pytest.raises(ValueError, match=r"is a category itself; use root=.* categories='nut'"):
+        folder_parts(make_category(tmp_path, "nut"), "all", {})
+
+
+def test_equal_names_get_their_dataset_in_front(tmp_path):
+    parts = [MVTecAD(tmp_path, "screw"), Folder("screw", "good", tmp_path), Visa(tmp_path, "pcb1")]
+
+    assert list(name_parts(parts)) == ["MVTecAD_screw", "screw_screw", "pcb1"]
+
+
+def test_same_category_twice_raises(tmp_path):
+    with pytest.raises(ValueError, match=r"\['MVTecAD_screw'\] more than once"):
+        name_parts([MVTecAD(tmp_path, "screw"), MVTecAD(tmp_path, "screw")])

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the datamodule of generated products."""
+
+import pytest
+from anomalib.data import AnomalibDataModule
+
+from anomalib_vqflow.data.multi_category import MultiCategory
+from anomalib_vqflow.data.synthetic import CATEGORIES
+from anomalib_vqflow.data.synthetic_products import SyntheticProducts
+
+SMALL = {"image_size": 64, "num_train": 4, "num_test_good": 2, "num_test_defective": 3, "num_workers": 0}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("products")
+
+
+def test_all_categories_are_the_default_and_nothing_is_written_early(tmp_path):
+    datamodule = SyntheticProducts(tmp_path / "new", **SMALL)
+    assert datamodule.categories == list(CATEGORIES)
+    assert not (tmp_path / "new").exists()
+
+
+def test_setup_generates_what_is_missing(tmp_path):
+    datamodule = SyntheticProducts(tmp_path, categories="gear", **SMALL)
+    datamodule.setup()
+    assert len(datamodule.train_data) == 4
+    assert len(datamodule.test_data) == 5
+
+
+def test_prepare_data_makes_setup_write_nothing(tmp_path):
+    SyntheticProducts(tmp_path, categories="gear", **SMALL).prepare_data()
+    written = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    SyntheticProducts(tmp_path, categories="gear", **SMALL).setup()
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == written
+
+
+def test_batches_mix_categories_and_carry_masks(root):
+    datamodule = SyntheticProducts(root, categories=["gear", "tile"], train_batch_size=8, eval_batch_size=16, **SMALL)
+    datamodule.setup()
+    train = next(iter(datamodule.train_dataloader()))
+    assert train.image.shape == (8, 3, 64, 64)
+    assert {datamodule.category_by_path[path] for path in train.image_path} == {"gear", "tile"}
+
+    test = next(iter(datamodule.test_dataloader()))
+    assert test.gt_mask.shape == (10, 64, 64)
+    assert test.gt_mask.flatten(1).any(dim=1).tolist() == test.gt_label.tolist()
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizes"),
+    [("same_as_test", (8, 10, 10)), ("from_test", (8, 6, 4)), ("from_train", (4, 10, 4)), ("none", (8, 10, 0))],
+)
+def test_validation_split_is_that_of_anomalib(root, mode, sizes):
+    datamodule = SyntheticProducts(root, categories=["gear", "tile"], val_split_mode=mode, **SMALL)
+    datamodule.setup()
+    found = [len(getattr(datamodule, f"{subset}_data", ())) for subset in ("train", "test", "val")]
+    assert found == pytest.approx(sizes, abs=2)
+    assert found[0] + (found[2] if mode == "from_train" else 0) == 8
+    assert found[1] + (found[2] if mode == "from_test" else 0) == 10
+
+
+def test_unknown_category_names_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"Unknown categories \['spoon'\].*cable.*tile"):
+        SyntheticProducts(tmp_path, categories=["gear", "spoon"], **SMALL)
+
+
+@pytest.mark.parametrize(("argument", "value"), [("num_train", 0), ("image_size", 16), ("seed", -1)])
+def test_bad_numbers_are_refused_at_once(tmp_path, argument, value):
+    with pytest.raises(ValueError, match=argument):
+        SyntheticProducts(tmp_path, **{**SMALL, argument: value})
+
+
+def test_sets_of_other_arguments_do_not_mix(tmp_path):
+    roots = {
+        SyntheticProducts(tmp_path, **{**SMALL, **change}).parts["gear"].root
+        for change in ({}, {"seed": 1}, {"image_size": 96}, {"num_train": 5})
+    }
+    assert len(roots) == 4
+
+
+def test_no_seed_is_seed_zero(tmp_path):
+    roots = {SyntheticProducts(tmp_path, seed=seed, **SMALL).parts["gear"].root for seed in (None, 0)}
+    assert len(roots) == 1
+
+
+def test_categories_can_be_mixed_with_other_datamodules(root):
+    products = SyntheticProducts(root, categories=["gear"], **SMALL)
+    mixed = MultiCategory(datamodules=[products], num_workers=0)
+    mixed.setup()
+    assert mixed.categories == ["gear"]
+    assert len(mixed.train_data) == 4
+
+
+def test_config_file_builds_the_datamodule(tmp_path):
+    config = tmp_path / "data.yaml"
+    config.write_text(
+        "class_path: anomalib_vqflow.data.synthetic_products.SyntheticProducts\n"
+        f"init_args:\n  root: {tmp_path.as_posix()}\n  categories: [gear, cap]\n  image_size: 64\n  num_workers: 0\n"
+    )
+    datamodule = AnomalibDataModule.from_config(config)
+    assert isinstance(datamodule, SyntheticProducts)
+    assert datamodule.categories == ["gear", "cap"]

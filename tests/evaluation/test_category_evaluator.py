@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import Folder, ImageBatch, MVTecAD
+from anomalib.engine import Engine
+from anomalib.models import Padim
+from lightning.pytorch.loggers import CSVLogger
+from sklearn.metrics import roc_auc_score
+
+from anomalib_vqflow.data import MultiCategory
+from anomalib_vqflow.evaluation.category_evaluator import CategoryEvaluator, category_of_path
+from tests.data.folders import make_category
+
+NAMES = ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score")
+
+
+class LoudPadim(Padim):
+    """Padim whose scores are far outside [0, 1]."""
+
+    def test_step(self, batch, *args, **kwargs):
+        batch = super().test_step(batch, *args, **kwargs)
+        return batch.update(pred_score=batch.pred_score * 100, anomaly_map=batch.anomaly_map * 100 - 50)
+
+
+def padim(model_class=Padim, evaluator=None, **arguments):
+    torch.manual_seed(0)
+    return model_class(
+        "resnet18",
+        ["layer1"],
+        pre_trained=False,
+        n_features=8,
+        visualizer=False,
+        evaluator=evaluator or CategoryEvaluator(),
+        pre_processor=Padim.configure_pre_processor((32, 32)),
+        **arguments,
+    )
+
+
+def fit_and_test(model, datamodule, folder, **arguments):
+    engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, **{"logger": False, **arguments})
+    engine.fit(model, datamodule=datamodule)
+    (logged,) = engine.test(model, datamodule=datamodule)
+    return engine, logged
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "products"
+    make_category(root, "bolt", masks=False, train=6, good=4, defect=5)
+    make_category(root, "nut", train=6, good=4, defect=5)
+    make_category(root, "plate", good=3, defect=0)
+    return root
+
+
+def test_results_of_all_categories(root, tmp_path):
+    model = padim()
+    engine, logged = fit_and_test(model, MultiCategory(root, num_workers=0), tmp_path)
+
+    results = model.evaluator.results
+    assert list(results) == ["bolt", "nut", "plate", "macro", "pooled"]
+    assert [(row.normal, row.anomalous) for row in results.values()] == [(4, 5), (4, 5), (3, 0), (11, 10), (11, 10)]
+    assert math.isnan(results["plate"].metrics["image_AUROC"])
+    assert math.isnan(results["bolt"].metrics["pixel_AUROC"])
+    for metric in ("pixel_AUROC", "pixel_AP", "pixel_F1Max", "pixel_AUPRO"):
+        value = results["nut"].metrics[metric]
+        assert 0 < value <= 1
+        assert results["macro"].metrics[metric] == results["pooled"].metrics[metric] == value
+    mean = (results["bolt"].metrics["image_AUROC"] + results["nut"].metrics["image_AUROC"]) / 2
+    assert results["macro"].metrics["image_AUROC"] == pytest.approx(mean)
+    assert {name: results["pooled"].metrics[name] for name in NAMES} == pytest.approx(logged)
+    written = json.loads(Path(engine.trainer.default_root_dir, "category_metrics.json").read_text())
+    assert written["nut"]["image_AUROC"] == results["nut"].metrics["image_AUROC"]
+    assert written["plate"]["image_AUROC"] is None
+
+
+def test_scores_are_raw_even_where_the_post_processor_clamps(root, tmp_path):
+    datamodule = MultiCategory(root, num_workers=0)
+    model = padim(LoudPadim)
+    fit_and_test(model, datamodule, tmp_path)
+
+    scores, labels = [], []
+    with torch.no_grad():
+        for batch in datamodule.test_dataloader():
+            raw = model.eval().model(model.pre_processor.transform(batch.image))
+            scores += raw.pred_score.flatten().tolist()
+            labels += batch.gt_label.tolist()
+    assert model.post_processor.image_max < 100, "the test's scores are clamped by the post-processor"
+    assert model.evaluator.results["pooled"].metrics["image_AUROC"] == pytest.approx(roc_auc_score(labels, scores))
+
+
+def test_plain_metrics_agree_with_those_of_anomalib(root, tmp_path):
+    datamodule = MultiCategory(root, categories="nut", num_workers=0)
+    logged = []
+    for evaluator in (CategoryEvaluator(), Padim.configure_evaluator()):
+        model = padim(evaluator=evaluator, post_processor=False)
+        model.test_step = sigmoid_scores(model)
+        logged.append(fit_and_test(model, datamodule, tmp_path)[1])
+
+    assert logged[0]["image_AUROC"] == pytest.approx(logged[1]["image_AUROC"])
+    assert logged[0]["pixel_AUROC"] == pytest.approx(logged[1]["pixel_AUROC"], abs=1e-3)
+    assert logged[0]["image_F1Score"] == pytest.approx(logged[1]["image_F1Score"])
+    assert logged[0]["pixel_F1Score"] == pytest.approx(logged[1]["pixel_F1Score"])
+
+
+def sigmoid_scores(model):
+    def test_step(batch, batch_idx):
+        predictions = model.model(batch.image)
+        score, anomaly_map = predictions.pred_score / 100, predictions.anomaly_map / 100
+        return batch.update(
+            pred_score=score.sigmoid(),
+            anomaly_map=anomaly_map.sigmoid(),
+            pred_label=score > score.median(),
+            pred_mask=anomaly_map > anomaly_map.median(),
+        )
+
+    return test_step
+
+
+def test_every_logger_gets_every_number(root, tmp_path):
+    logger = CSVLogger(tmp_path / "logs")
+    fit_and_test(padim(), MultiCategory(root, num_workers=0), tmp_path, logger=logger)
+
+    columns = (tmp_path / "logs/lightning_logs/version_0/metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"nut/image_AUROC", "nut/pixel_AUPRO", "macro/image_AP", "pooled/image_F1Max", "image_AUROC"} <= {*columns}
+    assert "plate/image_AUROC" not in columns
+    assert "bolt/pixel_AUROC" not in columns
+
+
+def test_single_category_datamodules_work(root, tmp_path):
+    model = padim()
+    _, logged = fit_and_test(model, MVTecAD(root, "nut", num_workers=0), tmp_path)
+    assert list(model.evaluator.results) == ["nut", "macro", "pooled"]
+    assert {*logged} == {*NAMES}
+
+    model = padim()
+    folder = Folder("own", "train/good", root / "bolt", abnormal_dir="test/hole", num_workers=0)
+    _, logged = fit_and_test(model, folder, tmp_path)
+    assert {*logged} == {"image_AUROC", "image_F1Score"}
+
+
+def test_second_test_forgets_the_first(root, tmp_path):
+    model, datamodule = padim(), MultiCategory(root, num_workers=0)
+    engine, _ = fit_and_test(model, datamodule, tmp_path)
+    first = model.evaluator.results
+
+    engine.test(model, datamodule=datamodule)
+
+    assert model.evaluator.results["pooled"] == first["pooled"]
+    assert sum(type(callback).__name__ == "_RawScores" for callback in engine.trainer.callbacks) == 0
+
+
+def test_nothing_of_it_is_in_checkpoints(root):
+    assert not [key for key in padim().state_dict() if key.startswith("evaluator")]
+
+
+def test_works_without_a_trainer():
+    evaluator = CategoryEvaluator()
+    batch = ImageBatch(
+        image=torch.zeros(4, 3, 8, 8),
+        image_path=[f"{category}/test/x/{index}.png" for category in ("macro", "nut") for index in range(2)],
+        pred_score=torch.tensor([-5.0, 30.0, 7.0, 2.0]),
+        gt_label=torch.tensor([0, 1, 1, 0]),
+    )
+
+    evaluator.on_test_batch_end(None, None, None, batch, 0)
+    results = evaluator.compute()
+
+    assert list(results) == ["macro_", "nut", "macro", "pooled"], "a category must not be taken for the mean"
+    assert results["macro"].metrics["image_AUROC"] == 1.0
+    assert np.isnan(results["nut"].metrics["image_F1Score"]), "there were no decisions"
+
+
+@pytest.mark.parametrize(
+    ("path", "category"),
+    [
+        ("/data/bottle/test/good/000.png", "bottle"),
+        ("bottle/test/broken/000.png", "bottle"),
+        ("good/000.png", None),
+        ("/images/abnormal/000.png", None),
+        ("", None),
+    ],
+)
+def test_category_of_path(path, category):
+    assert category_of_path(path) == category
