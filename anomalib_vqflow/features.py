@@ -3,15 +3,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import safetensors.torch
 import timm
 import torch
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import backbones  # noqa: F401  # registers our own backbone with timm
+from . import backbones  # also registers our own backbone with timm
 
 
 class Features(NamedTuple):
@@ -62,11 +63,11 @@ class FeaturePyramid(nn.Module):
         super().__init__()
         indices = _layer_indices(backbone, layers)
         self.body = _create_body(backbone, indices, pre_trained, input_size)
-        self.body.requires_grad_(False)
+        self.body.requires_grad_(requires_grad=False)
         self.eval()
         self.channels_last = False
         maps = self._dry_run(backbone, input_size)
-        channels = self.body.feature_info.channels()
+        channels = _feature_info(self.body).channels()
         # Swin and its relatives give (B, h, w, C).
         self.channels_last = all(
             tuple(m.shape)[1] != c and tuple(m.shape)[-1] == c for m, c in zip(maps, channels, strict=True)
@@ -88,7 +89,7 @@ class FeaturePyramid(nn.Module):
     def train(self, mode: bool = True) -> "FeaturePyramid":
         """Stay in eval mode: the backbone is frozen, its batch statistics included."""
         del mode
-        return super().train(False)
+        return super().train(mode=False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Features:
@@ -124,11 +125,15 @@ class FeaturePyramid(nn.Module):
             raise ValueError(msg) from error
 
 
+def _feature_info(body: nn.Module) -> FeatureInfo:
+    return cast("FeatureInfo", body.feature_info)
+
+
 def _layer_indices(backbone: str, layers: Sequence[int | str] | None) -> list[int]:
     """Translate the user's layers to timm's ``out_indices``, fine to coarse."""
     try:
         with torch.device("meta"):
-            info = timm.create_model(backbone, pretrained=False, features_only=True).feature_info
+            info = _feature_info(timm.create_model(backbone, pretrained=False, features_only=True))
     except RuntimeError as error:
         near = timm.list_models(f"*{backbone.split('.')[0].split('_')[0]}*")[:8]
         msg = f"timm cannot build backbone '{backbone}' with features_only: {error}. Similar names: {near}."
@@ -143,7 +148,7 @@ def _layer_indices(backbone: str, layers: Sequence[int | str] | None) -> list[in
             msg = f"Backbone '{backbone}' has no layer {layer!r}. It has 0 to {len(names) - 1}, named {names}."
             raise ValueError(msg)
         indices.append(known % len(names))
-    if len(indices) < 2 or indices != sorted(set(indices)):  # noqa: PLR2004
+    if len(indices) < 2 or indices != sorted(set(indices)):
         msg = f"layers must name at least two different layers, fine to coarse, got {list(layers)} of {names}."
         raise ValueError(msg)
     return indices
@@ -154,7 +159,7 @@ def _create_body(
 ) -> nn.Module:
     """Build the timm feature extractor with the weights asked for."""
     # Only windowed transformers want to know the image size.
-    sized = {"img_size": input_size} if "swin" in backbone or "vit" in backbone else {}
+    sized: dict[str, Any] = {"img_size": input_size} if "swin" in backbone or "vit" in backbone else {}
     try:
         body = timm.create_model(
             backbone, pretrained=pre_trained is True, features_only=True, out_indices=tuple(indices), **sized
@@ -163,7 +168,7 @@ def _create_body(
         msg = (
             f"The weights of backbone '{backbone}' could not be downloaded ({type(error).__name__}: {error}). Either "
             f"pass pre_trained='path/to/weights.safetensors', a state dict of timm's '{backbone}', or choose "
-            f"backbone='{backbones.DEFAULT}', whose weights come with this package."
+            f"backbone='{backbones.SHIPPED}', whose weights come with this package."
         )
         raise ValueError(msg) from error
     if not isinstance(pre_trained, bool):
@@ -183,7 +188,7 @@ def _load_weights(body: nn.Module, path: Path, backbone: str) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state)
     except Exception as error:
-        msg = f"{path} is not a readable state dict ({type(error).__name__}: {error}); give a .safetensors or torch file."
+        msg = f"{path} is no readable state dict ({type(error).__name__}: {error}); give a .safetensors or torch file."
         raise ValueError(msg) from error
     # Feature extraction renames "stages.0" to "stages_0" in some architectures.
     found = {key.replace(".", "_"): value for key, value in state.items()}

@@ -78,6 +78,8 @@ class VQFlow(AnomalibModule):
         torch.Size([64, 64])
     """
 
+    model: VQFlowModel
+
     def __init__(
         self,
         backbone: str = "convnextv2_base",
@@ -140,7 +142,7 @@ class VQFlow(AnomalibModule):
         )
         self.loss = VQFlowLoss(commitment_weight)
 
-    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+    def training_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Compute the loss of a batch and log it with its parts.
 
         Args:
@@ -162,7 +164,7 @@ class VQFlow(AnomalibModule):
         self._log_codebooks()
         return {"loss": terms.total}
 
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+    def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Predict the scores of a batch.
 
         Args:

@@ -130,10 +130,10 @@ class VQFlowModel(nn.Module):
         Raises:
             ValueError: If the images do not have three channels, or a training batch holds a single image.
         """
-        if images.ndim != 4 or images.shape[1] != 3:  # noqa: PLR2004
+        if images.ndim != 4 or images.shape[1] != 3:
             msg = f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}."
             raise ValueError(msg)
-        if self.training and images.shape[0] < 2:  # noqa: PLR2004
+        if self.training and images.shape[0] < 2:
             msg = (
                 "VQ-Flow cannot train on a batch of one image, because its encoders normalize over the batch. "
                 "Use train_batch_size of 2 or more, and drop a last batch of one."
@@ -151,7 +151,4 @@ class VQFlowModel(nn.Module):
     @property
     def pattern_codebooks(self) -> list[Codebook]:
         """The pattern codebooks, fine to coarse, the semantic level's last; empty without patterns."""
-        codebooks = [quantizer.codebook for quantizer in self.conditions.quantizers]
-        if self.conditions.semantic_quantizer is not None:
-            codebooks.append(self.conditions.semantic_quantizer.codebook)
-        return codebooks
+        return [module for module in self.conditions.modules() if isinstance(module, Codebook)]

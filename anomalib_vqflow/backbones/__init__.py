@@ -4,4 +4,7 @@
 
 from .tiny import vqflow_tiny
 
-__all__ = ["vqflow_tiny"]
+SHIPPED = "vqflow_tiny"
+"""Name of the backbone whose weights come with the package."""
+
+__all__ = ["SHIPPED", "vqflow_tiny"]

@@ -51,6 +51,9 @@ class CategoryFolder(AnomalibDataModule):
         val_split_mode: As in anomalib's ``MVTecAD``.
         val_split_ratio: Share of the images that becomes the validation set.
         seed: Seed of the splits.
+
+    Raises:
+        ValueError: If validation images are to come from a folder, which this layout does not have.
     """
 
     def __init__(
@@ -75,6 +78,12 @@ class CategoryFolder(AnomalibDataModule):
             val_split_ratio=val_split_ratio,
             seed=seed,
         )
+        if self.val_split_mode == ValSplitMode.FROM_DIR:
+            others = [mode.value for mode in ValSplitMode if mode != ValSplitMode.FROM_DIR]
+            msg = (
+                f"A folder in MVTec layout has no validation images; expected val_split_mode in {others}, got from_dir."
+            )
+            raise ValueError(msg)
         self.root = Path(root)
         self.category = self.root.name
 

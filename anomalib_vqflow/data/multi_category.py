@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import Transform
 from .category_folder import CategoryFolder
 from .checks import NUM_NAMED, check_images, find_duplicates
 from .multi_category_dataset import MultiCategoryDataset
-from .parts import Argument, dataset_parts, folder_parts, name_parts
+from .parts import Argument, data_for_test, dataset_parts, folder_parts, name_parts, setup_part
 from .samplers import BalancedSampler, GroupedBatchSampler
 
 SUBSETS = ("train", "val", "test")
@@ -131,7 +131,7 @@ class MultiCategory(AnomalibDataModule):
         for part in self.parts.values():
             if (root := getattr(part, "root", None)) is None:
                 return type(self).__name__
-            folder = Path(root).absolute()
+            folder = Path(os.path.abspath(root))
             folders.append(folder.parent if isinstance(part, CategoryFolder) else folder)
         return Path(os.path.commonpath(folders)).name or type(self).__name__
 
@@ -166,9 +166,9 @@ class MultiCategory(AnomalibDataModule):
             collate_fn=self.external_collate_fn or self.train_data.collate_fn,
         )
 
-    def val_dataloader(self) -> DataLoader:
-        """Get the validation images, those with and without masks in batches of their own."""
-        return self._eval_dataloader(self.val_data)
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Get the validation images, if any, those with and without masks in batches of their own."""
+        return self._eval_dataloader(self.val_data) if hasattr(self, "val_data") else []
 
     def test_dataloader(self) -> DataLoader:
         """Get the test images, those with and without masks in batches of their own."""
@@ -186,19 +186,20 @@ class MultiCategory(AnomalibDataModule):
 
     def _setup(self, _stage: str | None = None) -> None:
         for name, part in self.parts.items():
-            part.setup()
+            setup_part(part)
             if not len(part.train_data):
                 msg = f"Category {name!r} has no normal training images; add some, or leave it out."
                 raise ValueError(msg)
-        for subset in SUBSETS:
-            data = {name: getattr(part, f"{subset}_data", None) for name, part in self.parts.items()}
-            if present := {name: dataset for name, dataset in data.items() if dataset is not None}:
-                setattr(self, f"{subset}_data", MultiCategoryDataset(present))
+        val_data = {name: part.val_data for name, part in self.parts.items() if hasattr(part, "val_data")}
+        self.train_data = MultiCategoryDataset({name: part.train_data for name, part in self.parts.items()})
+        self.test_data = MultiCategoryDataset({name: data_for_test(part) for name, part in self.parts.items()})
+        if val_data:
+            self.val_data = MultiCategoryDataset(val_data)
         self._check()
 
     def _check(self) -> None:
         for subset in self._subsets().values():
-            check_images(subset.samples.image_path.tolist(), subset.mask_paths())
+            check_images(subset.samples["image_path"].tolist(), subset.mask_paths())
         pairs = find_duplicates(self.train_data.samples.image_path, self.test_data.samples.image_path)
         if pairs:
             named = "; ".join(f"{test} equals {train}" for train, test in pairs[:NUM_NAMED])
@@ -249,7 +250,7 @@ def _build_parts(
     if root is None:
         msg = "Expected categories, got none of `root`, `dataset` and `datamodules`; give one of them."
         raise ValueError(msg)
-    return folder_parts(Path(root).absolute(), categories, {**arguments, **(dataset_args or {})})
+    return folder_parts(Path(os.path.abspath(root)), categories, {**arguments, **(dataset_args or {})})
 
 
 def _flatten(datamodules: Sequence[AnomalibDataModule]) -> Iterator[AnomalibDataModule]:

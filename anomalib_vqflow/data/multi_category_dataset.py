@@ -2,7 +2,6 @@
 """Datasets of several categories side by side, as one anomalib dataset."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import cast
 
 import pandas as pd
@@ -70,9 +69,12 @@ class MultiCategoryDataset(AnomalibDataset):
         return (known.astype(int) + (known & self.samples["has_mask"]).astype(int)).tolist()
 
     def mask_paths(self) -> list[str]:
-        """List the mask file of each image, empty where it has none of its own."""
-        paths = self.samples["mask_path"] if "mask_path" in self.samples else [""] * len(self)
-        return [path if isinstance(path, str) and not Path(path).is_dir() else "" for path in paths]
+        """List the mask file of each anomalous image; empty for normal images and where there is no single file."""
+        if "mask_path" not in self.samples:
+            return [""] * len(self)
+        anomalous = self.samples["label_index"] == LabelName.ABNORMAL
+        paths = self.samples["mask_path"].where(anomalous & self.samples["has_mask"], "")
+        return [path if isinstance(path, str) else "" for path in paths]
 
     def __getitem__(self, index: int) -> DatasetItem:
         """Read one image with its ground truth.

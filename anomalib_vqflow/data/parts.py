@@ -3,11 +3,14 @@
 
 import inspect
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import anomalib.data
+import pandas as pd
 from anomalib.data import AnomalibDataModule
+from anomalib.data.datasets import AnomalibDataset
 
 from .category_folder import CategoryFolder
 
@@ -126,6 +129,38 @@ def name_parts(parts: Iterable[AnomalibDataModule]) -> dict[str, AnomalibDataMod
         msg = f"Expected every category once, got {twice} more than once; leave the others out or rename them."
         raise ValueError(msg)
     return dict(zip(names, parts, strict=True))
+
+
+def setup_part(part: AnomalibDataModule) -> None:
+    """Set up a datamodule, with text columns as they were before pandas 3.
+
+    anomalib 2.7 allows pandas 3, but its ``MVTecAD2`` and ``MVTecLOCO`` fail on that version's text columns, which
+    have NaN for None and take no lists.
+
+    Args:
+        part: Single-category datamodule.
+    """
+    if int(pd.__version__.split(".")[0]) < 3:
+        part.setup()
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*future.infer_string")  # the option ends with pandas 4
+        with pd.option_context("future.infer_string", False):  # noqa: FBT003
+            part.setup()
+
+
+def data_for_test(part: AnomalibDataModule) -> AnomalibDataset:
+    """Get the dataset that a datamodule tests on.
+
+    Args:
+        part: Single-category datamodule, set up.
+
+    Returns:
+        Its test data; ``MVTecAD2`` has several, of which only its dataloader tells which one is meant.
+    """
+    if type(part).test_dataloader is AnomalibDataModule.test_dataloader:
+        return part.test_data
+    return part.test_dataloader().dataset
 
 
 def _takes_category(cls: object) -> bool:

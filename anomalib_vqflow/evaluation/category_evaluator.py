@@ -14,58 +14,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from .category_scores import CategoryScores, gather
 from .report import MACRO, POOLED, CategoryRow, macro_row, print_table, to_scalars, write_report
-from .scores import DecisionCounts, ImageScores, PixelScores
+from .scores import PixelScores
 
 logger = logging.getLogger(__name__)
 
 ANOMALIB_NAMES = ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score")
 SPLIT_FOLDERS = frozenset({"train", "val", "validation", "test"})
-
-
-class CategoryScores:
-    """All that is kept of one category."""
-
-    def __init__(self) -> None:
-        self.images = ImageScores()
-        self.image_decisions = DecisionCounts()
-        self.pixels: PixelScores | None = None
-        self.pixel_decisions = DecisionCounts()
-
-    def merge(self, other: "CategoryScores", pixels: bool = True) -> None:
-        """Add the scores of another process or category.
-
-        Args:
-            other: The scores to add.
-            pixels: Whether to add those of pixels, too.
-        """
-        self.images.merge(other.images)
-        self.image_decisions.merge(other.image_decisions)
-        if pixels and other.pixels is not None:
-            self.pixels = self.pixels or PixelScores()
-            self.pixels.merge(other.pixels)
-            self.pixel_decisions.merge(other.pixel_decisions)
-
-    def row(self) -> CategoryRow:
-        """Compute all metrics."""
-        nan = float("nan")
-        image = self.images.compute()
-        metrics = {
-            "image_AUROC": image.auroc,
-            "image_AP": image.average_precision,
-            "image_F1Max": image.f1_max,
-            "image_F1Score": self.image_decisions.f1(),
-        }
-        pixels = self.pixels if self.pixels is not None and self.pixels.num_regions else None
-        pixel = pixels.compute() if pixels else None
-        metrics |= {
-            "pixel_AUROC": pixel.auroc if pixel else nan,
-            "pixel_AP": pixel.average_precision if pixel else nan,
-            "pixel_F1Max": pixel.f1_max if pixel else nan,
-            "pixel_F1Score": self.pixel_decisions.f1(),
-            "pixel_AUPRO": pixels.aupro() if pixels else nan,
-        }
-        return CategoryRow(*self.images.counts(), metrics)
 
 
 class CategoryEvaluator(Evaluator):
@@ -82,6 +38,8 @@ class CategoryEvaluator(Evaluator):
     ones. What is not evaluable, such as pixels of a category without masks, is a dash, and not part of the means.
 
     Args:
+        aupimo: Whether to report AUPIMO, too, between false positive rates of 1e-5 and 1e-4; that needs at least
+            100,000 pixels of normal test images in a category.
         val_metrics: Further metrics for validation.
         test_metrics: Further metrics for test.
         compute_on_cpu: Whether the further metrics are computed on the CPU.
@@ -89,11 +47,13 @@ class CategoryEvaluator(Evaluator):
 
     def __init__(
         self,
+        aupimo: bool = False,
         val_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
         test_metrics: AnomalibMetric | Sequence[AnomalibMetric] | None = None,
         compute_on_cpu: bool = True,
     ) -> None:
         super().__init__(val_metrics, test_metrics, compute_on_cpu)
+        self.aupimo = aupimo
         self.results: dict[str, CategoryRow] = {}
         self._scores: dict[str, CategoryScores] = {}
         self._category_by_path: dict[str, str] = {}
@@ -134,12 +94,13 @@ class CategoryEvaluator(Evaluator):
             trainer: Trainer whose datamodule knows the categories, if there is one.
             batch: Batch with raw predictions.
         """
+        image_scores = _image_scores(batch)
         for category, index in self._by_category(trainer, batch).items():
-            scores = self._scores.setdefault(category, CategoryScores())
-            if batch.pred_score is not None and batch.gt_label is not None:
-                scores.images.update(batch.pred_score.flatten()[index], batch.gt_label[index])
+            scores = self._scores.setdefault(category, CategoryScores(self.aupimo))
+            if image_scores is not None and batch.gt_label is not None:
+                scores.images.update(image_scores[index], batch.gt_label[index])
             if batch.anomaly_map is not None and batch.gt_mask is not None:
-                scores.pixels = scores.pixels or PixelScores()
+                scores.pixels = scores.pixels or PixelScores(self.aupimo)
                 scores.pixels.update(_planes(batch.anomaly_map)[index], _planes(batch.gt_mask)[index])
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -155,8 +116,12 @@ class CategoryEvaluator(Evaluator):
             return
         for trainer_logger in trainer.loggers:
             trainer_logger.log_metrics(to_scalars(self.results), step=trainer.global_step)
-        print_table(self.results, "Results per category")
-        write_report(self.results, Path(trainer.default_root_dir))
+        rows = self.results if len(self.results) > 3 else dict(list(self.results.items())[:1])  # one is mean and pool
+        print_table(rows, "Results per category")
+        try:
+            write_report(self.results, Path(trainer.default_root_dir))
+        except OSError as error:  # a full disk must not end a test whose results are printed
+            logger.warning("Could not write the results per category to %s: %s", trainer.default_root_dir, error)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the hook."""
@@ -169,11 +134,11 @@ class CategoryEvaluator(Evaluator):
         Returns:
             Results by category, then ``"macro"`` and ``"pooled"``; empty if nothing was collected.
         """
-        gathered = _gather(self._scores)
+        gathered = gather(self._scores)
         if not gathered:
             return {}
         rows = {name: scores.row() for name, scores in sorted(gathered.items())}
-        pooled = CategoryScores()
+        pooled = CategoryScores(self.aupimo)
         for scores in gathered.values():
             pooled.merge(scores, pixels=scores.pixels is not None and scores.pixels.num_regions > 0)
         return rows | {MACRO: macro_row(rows), POOLED: pooled.row()}
@@ -183,7 +148,7 @@ class CategoryEvaluator(Evaluator):
             value = self.results[POOLED].metrics[name]
             if math.isnan(value):
                 continue
-            pl_module.log(name, value)
+            pl_module.log(name, value, sync_dist=trainer.world_size > 1)  # equal in all processes
             if trainer.barebones:  # logging is off; anomalib's evaluator sets these itself, too
                 trainer.callback_metrics[name] = trainer.logged_metrics[name] = torch.tensor(value)
 
@@ -235,6 +200,19 @@ def category_of_path(path: str) -> str | None:
     return parts[-4] if len(parts) >= 4 and parts[-3] in SPLIT_FOLDERS else None
 
 
+def _image_scores(batch: ImageBatch) -> Tensor | None:
+    if batch.pred_score is not None:
+        scores = batch.pred_score.flatten()
+    elif batch.anomaly_map is not None:
+        scores = _planes(batch.anomaly_map).amax(dim=(1, 2))  # as anomalib's post-processor does
+    else:
+        return None
+    if scores.isnan().any():
+        paths = [path for path, score in zip(batch.image_path or [], scores.tolist(), strict=False) if score != score]
+        logger.warning("The model gave NaN as score, which no threshold flags, for %s", ", ".join(paths) or "an image")
+    return scores
+
+
 def _others(trainer: Trainer, hook: Callback) -> list[Callback]:
     return [callback for callback in trainer.callbacks if callback is not hook]  # type: ignore[attr-defined]
 
@@ -246,15 +224,3 @@ def _set_callbacks(trainer: Trainer, callbacks: list[Callback]) -> None:
 
 def _planes(maps: Tensor) -> Tensor:
     return maps.reshape(maps.shape[0], *maps.shape[-2:])
-
-
-def _gather(scores: dict[str, CategoryScores]) -> dict[str, CategoryScores]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return scores
-    parts: list[dict[str, CategoryScores]] = [{} for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(parts, scores)
-    merged: dict[str, CategoryScores] = {}
-    for part in parts:
-        for name, category_scores in part.items():
-            merged.setdefault(name, CategoryScores()).merge(category_scores)
-    return merged

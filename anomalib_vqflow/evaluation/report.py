@@ -26,6 +26,7 @@ SHORT_NAMES = {
     "pixel_F1Max": "pixel\nF1max",
     "pixel_F1Score": "pixel\nF1",
     "pixel_AUPRO": "pixel\nAUPRO",
+    "pixel_AUPIMO": "pixel\nPIMO",
 }
 
 

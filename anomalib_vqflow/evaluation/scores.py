@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .curves import DetectionMetrics, ScoreCounts, count_scores, detection_metrics, region_overlap, tie_error
+from .overlap import ImageOverlaps
 
 DROPPED_BITS = 12  # of the 23 bits of a float32's mantissa
 BINS_PER_OCTAVE = 2 ** (23 - DROPPED_BITS)
@@ -90,9 +91,13 @@ class PixelScores:
     A bin holds the scores that agree in sign, exponent and the first 11 bits of their mantissa, so that its width is
     below 1/2048 of the score, whatever the scale of the scores. Between 0.5 and 1 it is also below 1/1024 of the
     distance to 1, for maps that come close to 1. That takes 26 MB, independent of the number of images.
+
+    Args:
+        aupimo: Whether to collect what AUPIMO needs, too: another 9 MB, and 4 bytes for every pixel of a defect.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, aupimo: bool = False) -> None:
+        self.image_overlaps = ImageOverlaps(NUM_BINS) if aupimo else None
         self.negatives = np.zeros(NUM_BINS, dtype=np.int64)
         self.positives = np.zeros(NUM_BINS, dtype=np.int64)
         self.overlaps = np.zeros(NUM_BINS)
@@ -104,9 +109,20 @@ class PixelScores:
         Args:
             maps: Raw anomaly maps, shape ``(B, H, W)``.
             masks: True where anomalous, shape ``(B, H, W)``.
+
+        Raises:
+            ValueError: If maps and masks differ in shape.
         """
+        if maps.shape != masks.shape:
+            msg = (
+                f"Anomaly maps {tuple(maps.shape)} and masks {tuple(masks.shape)} must have equal shapes; "
+                "let the model resize its maps to its input."
+            )
+            raise ValueError(msg)
         bins, masks = bin_scores(maps), masks.bool().cpu()
         mask = masks.numpy()
+        if self.image_overlaps is not None:
+            self.image_overlaps.update(bins, mask)
         self.negatives += np.bincount(bins[~mask], minlength=NUM_BINS)
         for image_bins, image_mask in zip(bins, masks, strict=True):
             if not image_mask.any():
@@ -118,12 +134,30 @@ class PixelScores:
             self.overlaps += np.bincount(inside, weights=1 / areas[regions], minlength=NUM_BINS)
             self.num_regions += int((areas > 0).sum())
 
+    def __getstate__(self) -> dict[str, object]:
+        """Keep filled bins only, for sending between processes."""
+        return {
+            name: (filled := np.flatnonzero(value), value[filled]) if isinstance(value, np.ndarray) else value
+            for name, value in self.__dict__.items()
+        }
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Restore all bins."""
+        for name, value in state.items():
+            if isinstance(value, tuple):
+                filled, counts = value
+                value = np.zeros(NUM_BINS, dtype=counts.dtype)
+                value[filled] = counts
+            self.__dict__[name] = value
+
     def merge(self, other: "PixelScores") -> None:
         """Add the pixels of another process or category."""
         self.negatives += other.negatives
         self.positives += other.positives
         self.overlaps += other.overlaps
         self.num_regions += other.num_regions
+        if self.image_overlaps is not None and other.image_overlaps is not None:
+            self.image_overlaps.merge(other.image_overlaps)
 
     def compute(self) -> DetectionMetrics:
         """Compute the metrics, up to the width of the bins."""
@@ -132,6 +166,10 @@ class PixelScores:
     def aupro(self) -> float:
         """Compute AUPRO up to a false positive rate of 0.3."""
         return region_overlap(self.negatives, self.overlaps, self.num_regions, AUPRO_LIMIT)
+
+    def aupimo(self) -> float:
+        """Compute AUPIMO; NaN if it was not asked for."""
+        return float("nan") if self.image_overlaps is None else self.image_overlaps.compute()
 
     def error(self) -> float:
         """Bound the error that the bins make in AUROC."""

@@ -59,7 +59,7 @@ class ConditionalCoupling(InvertibleModule):
         affine_clamp: float = 1.9,
     ) -> None:
         super().__init__(dims_in, dims_c)
-        if len(dims_in) != 1 or len(dims_c) != 1 or dims_in[0][0] < 2:  # noqa: PLR2004
+        if len(dims_in) != 1 or len(dims_c) != 1 or dims_in[0][0] < 2:
             msg = f"Expected one input of at least two channels and one condition, got {dims_in} and {dims_c}."
             raise ValueError(msg)
         channels, condition_dim = dims_in[0][0], dims_c[0][0]

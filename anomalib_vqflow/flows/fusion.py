@@ -63,7 +63,7 @@ class FusionSubnet(nn.Module):
         Returns:
             Raw scales and shifts of the other half of each scale.
         """
-        grid = condition.shape[-2:]
+        grid = (condition.shape[-2], condition.shape[-1])
         pooled = [half if half.shape[-2:] == grid else F.adaptive_avg_pool2d(half, grid) for half in halves]
         mixed = self.relu(self.norm(self.conv1(torch.cat((*pooled, condition), dim=1))))
         shared = self.relu(self.conv2(mixed)).split(self.channels, dim=1)
@@ -107,7 +107,7 @@ class FusionCoupling(InvertibleModule):
     ) -> None:
         super().__init__(dims_in, dims_c)
         channels = [dims[0] for dims in dims_in]
-        if len(dims_c) != 1 or min(channels) < 2:  # noqa: PLR2004
+        if len(dims_c) != 1 or min(channels) < 2:
             msg = f"Expected scales of at least two channels and one condition, got {dims_in} and {dims_c}."
             raise ValueError(msg)
         self.affine_clamp = affine_clamp
@@ -138,7 +138,7 @@ class FusionCoupling(InvertibleModule):
             The transformed tensors, and ``log|det J|`` in nats with shape ``(B,)``, negated when ``rev`` is set; zeros
             if ``jac`` is off.
         """
-        grid = x_or_z[-1].shape[-2:]
+        grid = (x_or_z[-1].shape[-2], x_or_z[-1].shape[-1])
         condition = c[0] if c[0].shape[-2:] == grid else F.adaptive_avg_pool2d(c[0], grid)
         if rev:
             return self._inverse(x_or_z, condition)

@@ -2,7 +2,7 @@
 """Assembly over the scales: one conditional flow per level, the concept-aware Gaussian, the fusion."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ class Latents(NamedTuple):
 class MultiScaleFlow(nn.Module):
     r"""Map the detail maps to standard-normal latents under their patterns and concept.
 
-    Per level: :math:`z_i = F_i(h_i; [\hat h'_i; \hat y])`, then :math:`z'_i = (z_i - \mu_i(\hat y)) / \sigma_i(\hat y)`;
-    over all levels: the fusion under the semantic condition.
+    Per level :math:`z_i = F_i(h_i; [\hat h'_i; \hat y])`, then :math:`z'_i = (z_i - \mu_i(\hat y)) / \sigma_i(\hat y)`,
+    and over all levels the fusion under the semantic condition.
 
     Source: VQ-Flow (Zhou et al., 2024), framework figure, panels 2 and 3, https://arxiv.org/abs/2409.00942. The fusion
     is not in the figure; it follows the behavior of the paper's release.
@@ -79,9 +79,7 @@ class MultiScaleFlow(nn.Module):
         self.gaussians = nn.ModuleList(
             ConceptGaussian([dims], [(concept_dim,)]) for dims in (dims_in if use_concept_gaussian else ())
         )
-        self.fusion = (
-            FusionCoupling(dims_in, [(condition_dim, *dims_in[-1][1:])], affine_clamp) if use_fusion else None
-        )
+        self.fusion = FusionCoupling(dims_in, [(condition_dim, *dims_in[-1][1:])], affine_clamp) if use_fusion else None
 
     def forward(
         self,
@@ -106,7 +104,7 @@ class MultiScaleFlow(nn.Module):
         latents = []
         log_det = prototype.new_zeros(prototype.shape[0])
         for level, (z, condition) in enumerate(zip(details, conditions, strict=True)):
-            for coupling in self.scale_flows[level]:
+            for coupling in cast("nn.ModuleList", self.scale_flows[level]):
                 (z,), step_log_det = coupling([z], [condition], jac=jac)
                 log_det = log_det + step_log_det
             if len(self.gaussians):

@@ -49,8 +49,8 @@ class ConvSubnet(nn.Module):
         self.norm = ChannelNorm(hidden_dim)
         self.relu = nn.ReLU()
         self.conv2 = nn.Conv2d(hidden_dim, out_channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, h, w)`` to ``(B, out_channels, h, w)``."""

@@ -151,9 +151,11 @@ class Codebook(nn.Module):
         free = (self.code_counts < self.dead_below).nonzero()[:, 0]
         if len(free):
             self._place_(free, x[finite])
-        chosen = F.one_hot(self.nearest(x), self.num_codes).to(x.dtype) * finite[:, None]  # (N, K)
-        self.code_counts.lerp_(chosen.sum(dim=0), 1 - self.decay)
-        self.code_sums.lerp_(chosen.T @ x, 1 - self.decay)
+        chosen = self.nearest(x)  # (N,)
+        counts = torch.zeros_like(self.code_counts).index_add_(0, chosen, finite.to(x.dtype))
+        sums = torch.zeros_like(self.code_sums).index_add_(0, chosen, x)
+        self.code_counts.lerp_(counts, 1 - self.decay)
+        self.code_sums.lerp_(sums, 1 - self.decay)
         live = self.code_counts >= self.dead_below
         mean = self.code_sums / self.code_counts.clamp_min(self.dead_below)[:, None]
         self.codes.copy_(torch.where(live[:, None], mean, self.codes))

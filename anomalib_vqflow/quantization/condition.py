@@ -87,9 +87,7 @@ class ConditionEncoder(nn.Module):
             anchors = [concept_anchor(prototype, self.position_dim, *h.shape[-2:]) for h in (*details, semantic)]
             return Conditions(anchors[:-1], anchors[-1], prototype.new_zeros(()))
         context = self.context(semantic)
-        patterns = [
-            quantizer(h, prototype, context) for quantizer, h in zip(self.quantizers, details, strict=True)
-        ]
+        patterns = [quantizer(h, prototype, context) for quantizer, h in zip(self.quantizers, details, strict=True)]
         commitment = torch.stack([pattern.commitment for pattern in patterns]).sum()
         conditions = [_join(pattern.codes, prototype) for pattern in patterns]
         if self.semantic_quantizer is None:

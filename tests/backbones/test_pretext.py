@@ -103,7 +103,7 @@ def test_the_script_writes_weights_that_timm_loads(tmp_path: Path) -> None:
     """A very short run of the script ends in a complete file in half precision."""
     output = tmp_path / "new" / "weights.safetensors"
     command = [sys.executable, "examples/train_backbone.py", "--output", str(output), "--num-steps", "2"]
-    command += ["--num-classes", "12", "--num-pictures", "5", "--batch-size", "8"]
+    command += ["--num-classes", "12", "--batch-size", "8"]
     done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     overlay = {"file": str(output)}

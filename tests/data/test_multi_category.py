@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import shutil
 
 import pytest
 import torch
 from anomalib.data import Folder, MVTecAD
+from anomalib.data.utils import ValSplitMode
 from anomalib.engine import Engine
 from anomalib.models import Padim
 from lightning.pytorch import seed_everything
@@ -11,7 +13,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip, RandomVerticalFlip, 
 
 from anomalib_vqflow.data import MultiCategory
 
-from .folders import make_category
+from .folders import make_category, make_image, make_mask
 
 
 @pytest.fixture
@@ -100,6 +102,38 @@ def test_every_split_mode_works(root, mode):
         assert sum(batch.batch_size for batch in datamodule.val_dataloader()) == len(datamodule.val_data) > 0
 
 
+def test_validation_from_a_folder_raises(root):
+    with pytest.raises(ValueError, match=r"'from_test', 'synthetic'\], got from_dir"):
+        multi_category(root, val_split_mode="from_dir")
+
+
+def test_training_works_without_validation(root, tmp_path):
+    datamodule = multi_category(root, val_split_mode="none")
+
+    engine(tmp_path).fit(padim(), datamodule=datamodule)
+
+    assert datamodule.val_dataloader() == []
+
+
+def test_test_images_can_be_synthetic(root):
+    datamodule = multi_category(root, test_split_mode="synthetic")
+    datamodule.setup()
+
+    assert {*datamodule.test_data.samples["category"]} == {"bolt", "nut", "plate"}
+    (batch,) = datamodule.test_dataloader()
+    assert batch.gt_mask.any()
+
+
+def test_relative_root(root, monkeypatch):
+    monkeypatch.chdir(root / "nut")
+
+    datamodule = multi_category("..")
+    datamodule.setup()
+
+    assert datamodule.name == "products"
+    assert len(datamodule.test_data) == 11
+
+
 def test_same_seed_gives_the_same_split(root):
     paths = []
     for _ in range(2):
@@ -140,6 +174,76 @@ def test_datasets_can_be_mixed(root, tmp_path):
         assert sum(batch.batch_size for batch in loader) == len(loader.dataset)
     augmentations = [type(part.augmentations) for part in datamodule.train_data.parts.values()]
     assert augmentations == [RandomHorizontalFlip, RandomHorizontalFlip, type(None), type(None)]
+
+
+LAYOUTS = {  # dataset: category, folders of images with the masks of those
+    "MVTecAD": ("screw", {"train/good": None, "test/good": None, "test/cut": "ground_truth/cut/{}_mask.png"}),
+    "MPDD": ("tubes", {"train/good": None, "test/good": None, "test/cut": "ground_truth/cut/{}_mask.png"}),
+    "BTech": ("01", {"train/ok": None, "test/ok": None, "test/ko": "ground_truth/ko/{}.png"}),
+    "MVTecAD2": (
+        "can",
+        {
+            "train/good": None,
+            "validation/good": None,
+            "test_public/good": None,
+            "test_public/bad": "test_public/ground_truth/bad/{}_mask.png",
+        },
+    ),
+    "MVTecLOCO": (
+        "pushpins",
+        {
+            "train/good": None,
+            "validation/good": None,
+            "test/good": None,
+            "test/logical_anomalies": "ground_truth/logical_anomalies/{}/000.png",
+        },
+    ),
+    "Visa": ("visa_pytorch/pcb1", {"train/good": None, "test/good": None, "test/bad": "ground_truth/bad/{}.png"}),
+}
+
+
+@pytest.mark.parametrize("dataset", LAYOUTS)
+def test_datasets_of_anomalib_keep_their_splits_and_masks(dataset, tmp_path):
+    category, folders = LAYOUTS[dataset]
+    for folder, mask in folders.items():
+        for index in range(2):
+            make_image(tmp_path / category / folder / f"{index:03}.png", 60 + len(folder))
+            if mask:
+                make_mask(tmp_path / category / mask.format(f"{index:03}"))
+
+    datamodule = MultiCategory(tmp_path, dataset=dataset, categories=category.split("/")[-1], num_workers=0)
+    datamodule.prepare_data()
+    datamodule.setup()
+
+    assert len(datamodule.train_data) == 2
+    assert len(datamodule.val_data) == (2 if "validation/good" in folders else 4)
+    (batch,) = datamodule.test_dataloader()
+    assert batch.gt_mask.sum((1, 2)).gt(0).tolist() == batch.gt_label.tolist()
+    assert sorted(batch.gt_label.tolist()) == [False, False, True, True]
+
+
+def test_mixture_can_be_written_in_yaml(root, tmp_path):
+    config = {
+        "class_path": "MultiCategory",
+        "init_args": {
+            "num_workers": 0,
+            "datamodules": [
+                {"class_path": "MultiCategory", "init_args": {"root": str(root), "categories": ["nut", "plate"]}},
+                {
+                    "class_path": "MultiCategory",
+                    "init_args": {"root": str(tmp_path), "dataset": "Visa", "dataset_args": {"val_split_mode": "none"}},
+                },
+                {"class_path": "anomalib.data.Folder", "init_args": {"name": "wood", "normal_dir": "good"}},
+            ],
+        },
+    }
+    (tmp_path / "data.yaml").write_text(json.dumps(config))  # JSON is YAML
+
+    datamodule = MultiCategory.from_config(tmp_path / "data.yaml")
+
+    assert datamodule.categories[:3] == ["nut", "plate", "candle"]
+    assert datamodule.categories[-1] == "wood"
+    assert datamodule.parts["pcb1"].val_split_mode == ValSplitMode.NONE
 
 
 def test_own_augmentations_come_first(root):

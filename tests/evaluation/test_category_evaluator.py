@@ -154,6 +154,25 @@ def test_second_test_forgets_the_first(root, tmp_path):
     assert sum(type(callback).__name__ == "_RawScores" for callback in engine.trainer.callbacks) == 0
 
 
+def test_aupimo_is_reported_on_request(root, tmp_path):
+    model = padim(evaluator=CategoryEvaluator(aupimo=True))
+    fit_and_test(model, MultiCategory(root, num_workers=0), tmp_path)
+
+    values = [row.metrics["pixel_AUPIMO"] for row in model.evaluator.results.values()]
+    assert all(math.isnan(value) for value in values), "the test's images are too small for it"
+
+
+def test_results_that_cannot_be_written_do_not_end_the_test(root, tmp_path, monkeypatch, caplog):
+    def full_disk(rows, folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("anomalib_vqflow.evaluation.category_evaluator.write_report", full_disk)
+    _, logged = fit_and_test(padim(), MultiCategory(root, num_workers=0), tmp_path)
+
+    assert "No space left" in caplog.text
+    assert "image_AUROC" in logged
+
+
 def test_nothing_of_it_is_in_checkpoints(root):
     assert not [key for key in padim().state_dict() if key.startswith("evaluator")]
 
@@ -173,6 +192,23 @@ def test_works_without_a_trainer():
     assert list(results) == ["macro_", "nut", "macro", "pooled"], "a category must not be taken for the mean"
     assert results["macro"].metrics["image_AUROC"] == 1.0
     assert np.isnan(results["nut"].metrics["image_F1Score"]), "there were no decisions"
+
+
+def test_maps_alone_give_image_scores_and_nan_is_reported(caplog):
+    evaluator = CategoryEvaluator()
+    maps = torch.zeros(3, 8, 8)
+    maps[1, 2, 3], maps[2, 0, 0] = 1.0, float("nan")
+    batch = ImageBatch(
+        image=torch.zeros(3, 3, 8, 8),
+        image_path=["a.png", "b.png", "c.png"],
+        anomaly_map=maps,
+        gt_label=torch.tensor([0, 1, 0]),
+    )
+
+    evaluator.on_test_batch_end(None, None, None, batch, 0)
+
+    assert evaluator.compute()["all"].metrics["image_AUROC"] == 1.0
+    assert "c.png" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -121,3 +122,19 @@ def test_f1_at_own_threshold():
     counts.update(torch.tensor([True]), torch.tensor([True]))
 
     assert counts.f1() == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+
+
+def test_maps_and_masks_of_different_size_raise():
+    with pytest.raises(ValueError, match=r"\(1, 4, 4\) and masks \(1, 8, 8\)"):
+        PixelScores().update(torch.zeros(1, 4, 4), torch.zeros(1, 8, 8, dtype=torch.bool))
+
+
+def test_scores_are_sent_between_processes_without_empty_bins():
+    scores = filled(*maps_and_masks())
+
+    sent = pickle.dumps(scores)
+    received = pickle.loads(sent)
+
+    assert len(sent) < 1_000_000
+    assert received.compute() == scores.compute()
+    assert received.aupro() == scores.aupro()

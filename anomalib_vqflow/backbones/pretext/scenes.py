@@ -63,9 +63,9 @@ def place(pictures: Tensor, is_figure: Tensor, size: int, rng: Generator) -> Ten
     return F.grid_sample(fields, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def palette(num: int, rng: Generator) -> Tensor:
+def palette(num: int, least_contrast: float, rng: Generator) -> Tensor:
     """Draw three colors per scene, the darkest first; shape ``(3, num, 3, 1, 1)``."""
-    contrast = uniform(0.2, 0.9, num, rng)
+    contrast = uniform(least_contrast, 0.9, num, rng)
     dark = uniform(0, 1, num, rng) * (1 - contrast)
     vivid = uniform(0, 1, num, rng) ** 3 * 0.3
     base = dark + vivid * torch.randn(num, 3, 1, 1, generator=rng)
@@ -80,6 +80,13 @@ def paint(fields: Tensor, colors: Tensor) -> Tensor:
     return base + fields * (2 * (middle - base) + fields * (base - 2 * middle + end))
 
 
+def emboss(fields: Tensor, strength: float, rng: Generator) -> Tensor:
+    """Return the light and shade of fields seen as heights and lit from a random side; same shape."""
+    turn, depth = uniform(0, 2 * torch.pi, len(fields), rng), uniform(-1, 1, len(fields), rng).clamp(min=0) * strength
+    x, y = (F.pad(fields.diff(dim=axis), pad) for axis, pad in ((3, (0, 1, 0, 0)), (2, (0, 0, 0, 1))))
+    return depth * (turn.cos() * x + turn.sin() * y)
+
+
 def regions(num: int, size: int, rng: Generator) -> Tensor:
     """Draw where the second picture shows: nowhere, in blobs or along lines; shape ``(num, 1, size, size)``."""
     knots = int(torch.tensor([2, 3, 5, 8, 12])[torch.randint(5, (1,), generator=rng)])
@@ -90,7 +97,16 @@ def regions(num: int, size: int, rng: Generator) -> Tensor:
     return soft * (uniform(0, 1, num, rng) < 0.5)
 
 
-def compose(first: Tensor, second: Tensor, is_figure: tuple[Tensor, Tensor], size: int, rng: Generator) -> Scenes:
+def compose(
+    first: Tensor,
+    second: Tensor,
+    is_figure: tuple[Tensor, Tensor],
+    size: int,
+    rng: Generator,
+    *,
+    least_contrast: float = 0.2,
+    relief: float = 0.0,
+) -> Scenes:
     """Compose one batch of scenes from two batches of pictures.
 
     Args:
@@ -99,17 +115,22 @@ def compose(first: Tensor, second: Tensor, is_figure: tuple[Tensor, Tensor], siz
         is_figure: Which pictures are figures, two tensors of shape ``(B,)``.
         size: Side S of the scenes in pixels.
         rng: Source of randomness.
+        least_contrast: Smallest difference between the darkest and the brightest color of a picture.
+        relief: How strongly pictures may be lit as heights; 0 means never.
 
     Returns:
         The images and where the second picture covers the first.
     """
     num = len(first)
-    colors, others = palette(num, rng), palette(num, rng)
+    colors, others = palette(num, least_contrast, rng), palette(num, least_contrast, rng)
     same = uniform(0, 1, num, rng) < 0.4  # same colors: only the texture tells the regions apart
     others = torch.where(same, colors, others)
     cover = regions(num, size, rng)
-    below = paint(place(first, is_figure[0], size, rng), colors)
-    above = paint(place(second, is_figure[1], size, rng), others)
+    painted = []
+    for pictures, figures, tones in ((first, is_figure[0], colors), (second, is_figure[1], others)):
+        fields = place(pictures, figures, size, rng)
+        painted.append(paint(fields, tones) + (emboss(fields, relief, rng) if relief else 0.0))
+    below, above = painted
     images = below + cover * (above - below)
     images = images * (1 + 0.15 * uniform(0, 1, num, rng) * smooth_noise(num, 2, size, rng))
     images = images + uniform(-0.4, 1, num, rng) * (F.avg_pool2d(images, 3, 1, 1, count_include_pad=False) - images)
