@@ -69,7 +69,8 @@ class AnomalyMapGenerator(nn.Module):
             Maps and image scores.
         """
         log_p = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # (B, 1, h_i, w_i)
-        anomaly_map = MAPS[self.score_map](log_p, size)
+        # What has no likelihood, such as NaN pixels, must not pass for normal, as NaN would under any threshold.
+        anomaly_map = MAPS[self.score_map](log_p, size).nan_to_num(nan=1.0)
         pixels = anomaly_map.flatten(1)
         top_k = max(int(self.top_k_ratio * size[0] * size[1]), 1)
         return Scores(anomaly_map, pixels.topk(top_k, dim=1).values.mean(dim=1))

@@ -2,29 +2,65 @@
 """VQ-Flow as an anomalib model: the paper's defaults, optimizer, schedule and logging."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any, Literal
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, cast
 
 import torch
-from anomalib import LearningType
-from anomalib.data import Batch
-from anomalib.metrics import Evaluator
+from anomalib import LearningType, TaskType
+from anomalib.data import AnomalibDataModule, Batch
+from anomalib.deploy import CompressionType
+from anomalib.metrics import Evaluator, F1Score
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
+from torch import Tensor
+from torchmetrics import Metric
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .anomaly_map import ScoreMap
+from .checkpoint import MEANING, differing_arguments, explain_misfit, random_states, restore_random_states
 from .evaluation import CategoryEvaluator
-from .loss import VQFlowLoss
+from .export import ONNX_OPSET, AntialiasPreProcessor, FreshMetric, calibration_size, resize_extension
+from .loss import LossTerms, VQFlowLoss
 from .torch_model import VQFlowModel
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_EPOCHS = 60
+GRADIENT_CLIP_NORM = 2.0
 LIGHTNING_DEFAULT_EPOCHS = 1000
+LIGHTNING_DEFAULT_SANITY_STEPS = 2
+NUM_NAMED = 5
+
+
+class LinearWarmup:
+    """Factor of the learning rate that rises linearly to 1 and stays there.
+
+    A class and not a function, so that torch keeps ``steps`` in the checkpoint: a resumed training goes on with the
+    warm-up that it began with, even if ``max_epochs`` was raised since.
+
+    Args:
+        steps: Optimizer steps of the rise.
+
+    Example:
+        >>> warmup = LinearWarmup(steps=4)
+        >>> [warmup(step) for step in (0, 1, 3, 9)]
+        [0.25, 0.5, 1.0, 1.0]
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __call__(self, step: int) -> float:
+        """Get the factor of a step, counted from 0."""
+        return min((step + 1) / self.steps, 1.0)
 
 
 class VQFlow(AnomalibModule):
@@ -41,8 +77,10 @@ class VQFlow(AnomalibModule):
         backbone: Name of a timm model with ``features_only`` support. The weights of the published one,
             ``convnextv2_base``, are CC BY-NC 4.0.
         layers: Indices or timm names of the maps used, fine to coarse, the last one semantic; None for the last four.
-        pre_trained: True for timm's weights, False for random ones, or the path of a local weights file.
-        input_size: Height and width that images are resized to, in pixels. Ignored if ``pre_processor`` is given.
+        pre_trained: True for timm's weights, False for random ones, or the path of a local weights file. A checkpoint
+            carries the backbone's weights, so that loading it needs neither network nor file.
+        input_size: Height and width that images are resized to, in pixels, or one number for both. Ignored if
+            ``pre_processor`` is given.
         concept_dim: Width of the concept prototypes.
         num_concepts: Largest number of concepts. More than there are products does no harm.
         concept_novelty: How different from all known concepts an image must be to found a new one, in multiples of the
@@ -69,7 +107,8 @@ class VQFlow(AnomalibModule):
 
     Raises:
         ValueError: If an argument is out of its range, the backbone or a layer does not exist, or its weights cannot be
-            loaded.
+            loaded; later, if a checkpoint does not fit, the loss is not finite, or training has but single images.
+        FileNotFoundError: If ``pre_trained`` is a path that does not exist.
 
     Example:
         >>> from anomalib_vqflow import VQFlow
@@ -84,8 +123,8 @@ class VQFlow(AnomalibModule):
         self,
         backbone: str = "convnextv2_base",
         layers: Sequence[int | str] | None = None,
-        pre_trained: bool | str = True,
-        input_size: Sequence[int] = (384, 384),
+        pre_trained: bool | str | Path = True,
+        input_size: Sequence[int] | int = (384, 384),
         concept_dim: int = 512,
         num_concepts: int = 32,
         concept_novelty: float = 0.0,
@@ -109,16 +148,24 @@ class VQFlow(AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         # Lightning stores the local variables as hyperparameters: plain lists load with weights_only=True.
-        layers = None if layers is None else list(layers)
-        input_size = [int(size) for size in input_size]
+        layers = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
+        pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
+        input_size = _height_width(input_size)
         flow_steps = [int(steps) for steps in flow_steps]
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((input_size[0], input_size[1]))
         super().__init__(
             pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
         )
+        if lr <= 0 or not 0 <= warmup_ratio <= 1:
+            msg = f"Expected lr > 0 and warmup_ratio in [0, 1], got lr={lr} and warmup_ratio={warmup_ratio}."
+            raise ValueError(msg)
         self.lr = lr
         self.warmup_ratio = warmup_ratio
+        self._epochs_unset = False
+        self._told_short_batch = False
+        self._loaded_arguments: Mapping[str, Any] | None = None
+        self._later_random_states: Mapping[str, Any] | None = None
         height, width = self.input_size or input_size
         self.model = VQFlowModel(
             input_size=(height, width),
@@ -142,26 +189,30 @@ class VQFlow(AnomalibModule):
         )
         self.loss = VQFlowLoss(commitment_weight)
 
-    def training_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
+    def training_step(self, batch: Batch, batch_idx: int = 0) -> STEP_OUTPUT:
         """Compute the loss of a batch and log it with its parts.
+
+        A last batch of a single image is left out, because the encoders normalize over the batch.
 
         Args:
             batch: Images of several products, without labels.
-            args: Unused.
-            kwargs: Unused.
+            batch_idx: Number of the batch in the epoch.
 
         Returns:
-            The loss.
+            The loss, or None for a batch that is left out.
+
+        Raises:
+            ValueError: If already the first batch has a single image, or the loss is not finite.
         """
-        del args, kwargs
-        output = self.model(batch.image)
+        images = cast("Tensor", batch.image)
+        if images.shape[0] < 2:
+            self._leave_out_short_batch(batch_idx)
+            return None
+        output = self.model(images)
         terms = self.loss(output.latents, output.log_det, output.commitment)
-        num_dims = sum(z[0].numel() for z in output.latents)
-        self.log("train_loss", terms.total / num_dims, on_step=True, on_epoch=True, prog_bar=True)
-        self.log("train_nll", terms.nll)
-        self.log("train_log_det", terms.log_det)
-        self.log("train_commitment", terms.commitment)
-        self._log_codebooks()
+        if not terms.total.isfinite():
+            self._stop_on_broken_loss(batch, terms.total)
+        self._log_training(terms, sum(z[0].numel() for z in output.latents), images.shape[0])
         return {"loss": terms.total}
 
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
@@ -176,41 +227,272 @@ class VQFlow(AnomalibModule):
             The batch with ``pred_score`` and ``anomaly_map``.
         """
         del args, kwargs
+        return self._predict(batch)
+
+    def test_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
+        """Predict the scores of a batch; see :meth:`validation_step`."""
+        del args, kwargs
+        return self._predict(batch)
+
+    def predict_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
+        """Predict the scores of a batch; see :meth:`validation_step`."""
+        del args, kwargs
+        return self._predict(batch)
+
+    def _predict(self, batch: Batch) -> STEP_OUTPUT:
+        broken = _broken_images(batch)
+        if broken:
+            rank_zero_warn(f"Images with NaN or infinite pixels score as anomalous: {_names(broken)}.")
         return batch.update(**self.model(batch.image)._asdict())
 
-    def _log_codebooks(self) -> None:
-        """Log how evenly the codes are used, and how many are."""
-        self.log("concept_perplexity", self.model.concept.codebook.perplexity)
-        self.log("concept_live_ratio", self.model.concept.codebook.live_ratio)
+    def _stop_on_broken_loss(self, batch: Batch, loss: Tensor) -> NoReturn:
+        where = f"The loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}."
+        safe = "The weights were not changed, and the last checkpoint is good."
+        broken = _broken_images(batch)
+        if broken:
+            msg = f"{where} Images have NaN or infinite pixels: {_names(broken)}. Repair or remove them. {safe}"
+            raise ValueError(msg)
+        msg = f"{where} {safe} Resume from it with a smaller lr (now {self.lr}), or in precision 32 if it was lower."
+        raise ValueError(msg)
+
+    def _leave_out_short_batch(self, batch_idx: int) -> None:
+        if batch_idx == 0:
+            msg = (
+                "VQ-Flow cannot train on single images, because its encoders normalize over the batch, but the first "
+                "batch has one. Set train_batch_size to 2 or more, and train on at least two images."
+            )
+            raise ValueError(msg)
+        if not self._told_short_batch:
+            rank_zero_warn("The last batch of an epoch has a single image and is left out of the training.")
+            self._told_short_batch = True
+
+    def _log_training(self, terms: LossTerms, num_dims: int, batch_size: int) -> None:
+        """Log the loss per latent dimension, its parts, how evenly the codes are used, and how many are."""
+        loss = terms.total.detach() / num_dims
+        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size)
+        concept = self.model.concept.codebook
+        values = {
+            "train_nll": terms.nll,
+            "train_log_det": terms.log_det,
+            "train_commitment": terms.commitment,
+            "concept_perplexity": concept.perplexity,
+            "concept_live_ratio": concept.live_ratio,
+        }
         for level, codebook in enumerate(self.model.pattern_codebooks):
-            self.log(f"pattern_perplexity/{level}", codebook.perplexity)
-            self.log(f"pattern_live_ratio/{level}", codebook.live_ratio)
+            values[f"pattern_perplexity/{level}"] = codebook.perplexity
+            values[f"pattern_live_ratio/{level}"] = codebook.live_ratio
+        self.log_dict(values, batch_size=batch_size)
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer that this model is attached to."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        # Lightning attaches the trainer before it turns an unset max_epochs into 1,000.
+        self._epochs_unset = trainer is not None and trainer.max_epochs is None
+        super(VQFlow, type(self)).trainer.fset(self, trainer)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
-        """Replace Lightning's default of 1,000 epochs by the published 60.
+        """Replace Lightning's defaults by ours where the user chose nothing.
 
-        Lightning does not tell an unset ``max_epochs`` from 1,000, and anomalib's ``trainer_arguments`` would override
-        what the user set, so this is the one place left.
+        Without ``max_epochs``, ``max_steps`` or ``max_time``, 60 passes are trained, as published, instead of
+        Lightning's 1,000. Validation is not tried before training. anomalib's ``trainer_arguments`` would override what
+        the user set, so they don't serve for this.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            ValueError: If the weights are to be in half precision.
         """
-        if stage == "fit" and self.trainer.max_epochs == LIGHTNING_DEFAULT_EPOCHS and self.trainer.max_steps == -1:
-            logger.warning(
-                "max_epochs was not set: training for %d epochs, as published. To train for exactly 1,000, which is "
-                "Lightning's value for 'not set', set max_steps as well.",
-                DEFAULT_EPOCHS,
+        if self.trainer.precision in {"16-true", "bf16-true"}:
+            msg = (
+                f"VQ-Flow cannot run in precision {self.trainer.precision}, because half precision cannot hold the "
+                "running means of its codebooks. Use 'bf16-mixed', '16-mixed' or 32."
             )
+            raise ValueError(msg)
+        if stage != "fit":
+            return
+        if self._epochs_unset and self.trainer.max_epochs == LIGHTNING_DEFAULT_EPOCHS:
+            logger.warning("max_epochs was not set: training for %d epochs, as published.", DEFAULT_EPOCHS)
             self.trainer.fit_loop.max_epochs = DEFAULT_EPOCHS
+        if self.trainer.num_sanity_val_steps == LIGHTNING_DEFAULT_SANITY_STEPS:
+            self.trainer.num_sanity_val_steps = 0
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Set up Adam with a linear warm-up, then a constant learning rate, as published."""
+        """Set up Adam with a linear warm-up, then a constant learning rate, as published.
+
+        The warm-up is a share of the training's length at its start: a training of unlimited length is taken for one of
+        60 passes, and a resumed one keeps its warm-up (see :class:`LinearWarmup`).
+        """
         optimizer = torch.optim.Adam((p for p in self.model.parameters() if p.requires_grad), lr=self.lr)
-        warmup_steps = max(round(self.warmup_ratio * self.trainer.estimated_stepping_batches), 1)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / warmup_steps, 1.0))
+        total_steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total_steps):
+            self.trainer.fit_loop.setup_data()
+            total_steps = DEFAULT_EPOCHS * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        warmup = LinearWarmup(max(round(self.warmup_ratio * total_steps), 1))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients at norm 2, as published, unless the trainer's ``gradient_clip_val`` says otherwise; 0 is off.
+
+        Args:
+            optimizer: The optimizer.
+            gradient_clip_val: The trainer's; None if the user set none.
+            gradient_clip_algorithm: The trainer's.
+        """
+        chosen = GRADIENT_CLIP_NORM if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, gradient_clip_val=chosen, gradient_clip_algorithm=gradient_clip_algorithm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the random states, so that a resumed training is the same as an uninterrupted one.
+
+        Args:
+            checkpoint: The checkpoint.
+
+        Raises:
+            ValueError: If a weight is not finite: the last checkpoint is not to be overwritten by a broken model.
+        """
+        super().on_save_checkpoint(checkpoint)
+        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
+        if broken:
+            msg = (
+                f"Not saving a broken model: weights are NaN or infinite ({_names(broken)}). Resume from the last "
+                f"checkpoint with a smaller lr (now {self.lr}), or with precision 32 if it was lower."
+            )
+            raise ValueError(msg)
+        checkpoint["hyper_parameters"]["pre_trained"] = False  # the backbone's weights are in the checkpoint
+        checkpoint["random_states"] = random_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the random states if a training is resumed, and refuse a checkpoint of another configuration.
+
+        Args:
+            checkpoint: The checkpoint.
+
+        Raises:
+            ValueError: If an argument that changes what the weights mean differs from the checkpoint's.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self._loaded_arguments = checkpoint.get("hyper_parameters", {})
+        if MEANING & differing_arguments(self._loaded_arguments, self.hparams).keys():
+            raise ValueError(explain_misfit(self._loaded_arguments, self.hparams))
+        resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        if resumes and self.trainer.world_size == 1 and "random_states" in checkpoint:
+            # Setting up the dataloader draws from the generators. If the checkpoint was made after an epoch, this is
+            # what began the next epoch; if it was made in an epoch, after validation, it is not.
+            restore_random_states(checkpoint["random_states"])
+            progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+            if progress["processed"] < progress["started"]:
+                self._later_random_states = checkpoint["random_states"]
+
+    def on_train_start(self) -> None:
+        """Restore the random states if a training is resumed in an epoch."""
+        if self._later_random_states is not None:
+            restore_random_states(self._later_random_states)
+            self._later_random_states = None
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
+        """Load weights as torch does.
+
+        Args:
+            state_dict: Weights by name.
+            strict: Whether names must match exactly.
+            assign: Whether to take the tensors themselves.
+
+        Returns:
+            Missing and unexpected names.
+
+        Raises:
+            ValueError: If the weights of a checkpoint don't fit; the message names the arguments that differ.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            if self._loaded_arguments is None:
+                raise
+            raise ValueError(explain_misfit(self._loaded_arguments, self.hparams, str(error))) from error
+
+    def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
+        """Export to ONNX like anomalib, in the operator set that torch's exporter writes.
+
+        anomalib asks for an older one, to which the conversion fails noisily.
+
+        Args:
+            export_root: Folder to export to.
+            model_file_name: Name of the file, without suffix.
+            input_size: Height and width of the images, in pixels; None for any.
+            kwargs: Further arguments of ``torch.onnx.export``.
+
+        Returns:
+            Path of the model.
+        """
+        kwargs.setdefault("opset_version", ONNX_OPSET)
+        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+    ) -> Path:
+        """Export to OpenVINO like anomalib, with antialiased resizing and with calibration on images of any sizes.
+
+        Args:
+            export_root: Folder to export to.
+            model_file_name: Name of the files, without suffix.
+            input_size: Height and width of the images, in pixels; None for any.
+            compression_type: None for FP32, ``FP16``, ``INT8`` (weights only), ``INT8_PTQ`` or ``INT8_ACQ``.
+            datamodule: Data for ``INT8_PTQ`` (validation images) and ``INT8_ACQ`` (also test images).
+            metric: Judges ``INT8_ACQ``, higher is better; None for the image labels' F1 score.
+            task: Unused, as in anomalib.
+            max_drop: Largest drop of the metric under ``INT8_ACQ``.
+            ov_kwargs: Further arguments of ``openvino.convert_model``.
+            onnx_kwargs: Further arguments of ``torch.onnx.export``.
+
+        Returns:
+            Path of the ``.xml`` file.
+        """
+        metric = metric or F1Score(fields=["pred_label", "gt_label"])
+        with calibration_size(datamodule, input_size or self.input_size):
+            return super().to_openvino(
+                export_root,
+                model_file_name,
+                input_size,
+                compression_type,
+                datamodule,
+                FreshMetric(metric),
+                task,
+                max_drop,
+                {"extension": resize_extension(), **(ov_kwargs or {})},
+                onnx_kwargs,
+            )
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Gradients are clipped at norm 2, as published; there is nothing to validate before training."""
-        return {"gradient_clip_val": 2.0, "num_sanity_val_steps": 0}
+        """None, because anomalib lets them override the user's; see :meth:`setup` for our defaults."""
+        return {}
 
     @property
     def learning_type(self) -> LearningType:
@@ -220,7 +502,7 @@ class VQFlow(AnomalibModule):
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Resize to ``image_size`` (height and width, 384×384 by default) and normalize as on ImageNet."""
-        return PreProcessor(
+        return AntialiasPreProcessor(
             transform=Compose(
                 [
                     Resize(image_size or (384, 384), antialias=True),
@@ -233,3 +515,26 @@ class VQFlow(AnomalibModule):
     def configure_evaluator() -> Evaluator:
         """Evaluate per category, their mean, and pooled over all images."""
         return CategoryEvaluator()
+
+
+def _height_width(input_size: Sequence[int] | int) -> list[int]:
+    sizes = [input_size, input_size] if isinstance(input_size, int) else list(input_size)
+    if isinstance(input_size, str) or len(sizes) != 2 or any(int(size) != size or size < 1 for size in sizes):
+        msg = f"input_size must be height and width in pixels, such as [256, 256], or one number, got {input_size!r}."
+        raise ValueError(msg)
+    return [int(size) for size in sizes]
+
+
+def _broken_images(batch: Batch) -> list[str]:
+    """Name the images that have pixels which are NaN or infinite."""
+    images = cast("Tensor", batch.image)
+    finite = images.isfinite().flatten(1).all(dim=1)
+    if finite.all():
+        return []
+    paths = getattr(batch, "image_path", None) or [f"number {index} of a batch" for index in range(len(images))]
+    return [path for path, good in zip(paths, finite.tolist(), strict=True) if not good]
+
+
+def _names(names: Sequence[str]) -> str:
+    """List the first few names."""
+    return ", ".join(names[:NUM_NAMED]) + (f" and {len(names) - NUM_NAMED} more" if names[NUM_NAMED:] else "")
