@@ -95,6 +95,12 @@ class CategoryFolder(AnomalibDataModule):
             raise ValueError(msg)
         self.test_data = CategoryFolderDataset(self.root, Split.TEST)
 
+    def _create_test_split(self) -> None:
+        task = self.test_data.task
+        super()._create_test_split()
+        # Training images have another task; where they fill up the test images, pandas drops both.
+        self.test_data.samples.attrs.setdefault("task", task.value)
+
 
 def image_files(folder: Path) -> list[Path]:
     """List the images directly inside a folder, sorted by name; none if there is no such folder.

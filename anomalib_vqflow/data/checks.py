@@ -2,6 +2,7 @@
 """Find bad files before training: by their headers, and by their content where files may be equal."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,10 +10,14 @@ from PIL import Image, UnidentifiedImageError
 
 CLIPPED_MODES = ("I", "F")  # 16-bit and 32-bit grayscale; anomalib's reader clips them at 255, which makes them white
 NUM_NAMED = 5
+END_MARKERS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+TAIL_BYTES = 64
 
 
 def check_images(image_paths: Sequence[str], mask_paths: Sequence[str]) -> None:
-    """Check that all images and masks can be opened and fit each other; only headers are read.
+    """Check that all images and masks can be opened and fit each other.
+
+    Only the header and the end of a file are read; one that seems to be cut off is decoded to be sure.
 
     Args:
         image_paths: Paths of images.
@@ -61,8 +66,13 @@ def find_duplicates(train_paths: Iterable[str], test_paths: Iterable[str]) -> li
 
 def _header(path: str) -> tuple[tuple[int, int], str]:
     try:
-        with Image.open(path) as image:
-            return image.size, image.mode
+        with Path(path).open("rb") as file, Image.open(file) as image:
+            size, mode, marker = image.size, image.mode, END_MARKERS.get(str(image.format), b"")
+            file.seek(-min(TAIL_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            if marker not in file.read():
+                file.seek(0)
+                Image.open(file).load()
+            return size, mode
     except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         msg = f"cannot read {path} ({error})"
         raise ValueError(msg) from error

@@ -38,7 +38,8 @@ class MultiCategory(AnomalibDataModule):
     share a batch, so that no metric or threshold takes an unknown mask for an empty one. No image carries its category;
     :attr:`category_by_path` knows it, for evaluation.
 
-    At setup the headers of all files are checked, and test images that equal a training image are named in a warning.
+    At setup all files are checked, without decoding them (about 0.1 ms each from a warm disk), and test images that
+    equal a training image are named in a warning.
 
     Args:
         root: Folder of categories, or root of ``dataset`` (then by default where anomalib keeps it).
@@ -198,8 +199,10 @@ class MultiCategory(AnomalibDataModule):
         self._check()
 
     def _check(self) -> None:
+        masks: dict[str, str] = {}  # by image, as validation images are often test images, too
         for subset in self._subsets().values():
-            check_images(subset.samples["image_path"].tolist(), subset.mask_paths())
+            masks.update(zip(subset.samples["image_path"], subset.mask_paths(), strict=True))
+        check_images(list(masks), list(masks.values()))
         pairs = find_duplicates(self.train_data.samples.image_path, self.test_data.samples.image_path)
         if pairs:
             named = "; ".join(f"{test} equals {train}" for train, test in pairs[:NUM_NAMED])

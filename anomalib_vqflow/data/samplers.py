@@ -4,14 +4,17 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch.utils.data import BatchSampler, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
 
 class GroupedBatchSampler(BatchSampler):
-    """Batches whose images all belong to one group, in the order of the sampler.
+    """Batches whose images all belong to one group, in the order of the sampler, for evaluation.
+
+    Distributed evaluation takes every image exactly once: the images that a ``DistributedSampler`` repeats, to give
+    every process equally many, are left out, as they would count twice in metrics.
 
     Args:
-        sampler: Order of the images.
+        sampler: Order of the images; of a ``DistributedSampler``, only its share of the images in their own order.
         batch_size: Largest number of images in a batch.
         drop_last: Whether to leave out batches that are not full.
         groups: Group of each image; without it, the dataset of a ``SequentialSampler`` is asked (``batch_groups()``),
@@ -39,6 +42,8 @@ class GroupedBatchSampler(BatchSampler):
                 raise TypeError(msg)
             groups = sampler.data_source.batch_groups()  # type: ignore[attr-defined]
         self.groups = list(groups)
+        if isinstance(sampler, DistributedSampler):
+            self.sampler = range(sampler.rank, len(self.groups), sampler.num_replicas)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the indices of each batch."""

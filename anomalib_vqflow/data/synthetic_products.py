@@ -14,6 +14,8 @@ from .parts import choose_categories
 from .synthetic.catalog import CATEGORIES
 from .synthetic.dataset import SetArguments, check, generate, set_folder
 
+NAME = "SyntheticProducts"
+
 
 class SyntheticProducts(MultiCategory):
     """Images of products that the package draws itself, as a multi-category dataset.
@@ -23,9 +25,10 @@ class SyntheticProducts(MultiCategory):
     number only, so a larger set begins with the images of a smaller one.
 
     Args:
-        root: Folder that the images are kept in.
+        root: Folder that the images are kept in; they get a folder ``SyntheticProducts`` there unless it has this name.
+            None for anomalib's cache of datasets.
         categories: ``"all"``, one name, or a list of names.
-        image_size: Side of the square images in pixels, at least 64.
+        image_size: Side of the square images in pixels, at least 64, or height and width, which must be equal.
         num_train: Normal training images of each category.
         num_test_good: Normal test images of each category.
         num_test_defective: Defective test images of each category, shared out among its defects.
@@ -44,7 +47,7 @@ class SyntheticProducts(MultiCategory):
 
     Raises:
         TypeError: If a number is not an integer.
-        ValueError: If a category is unknown or a number too small.
+        ValueError: If a category is unknown, a number too small or the image not square.
 
     Example:
         >>> datamodule = SyntheticProducts(categories=["gear", "tile"], image_size=128)
@@ -54,9 +57,9 @@ class SyntheticProducts(MultiCategory):
 
     def __init__(
         self,
-        root: Path | str = "./datasets/SyntheticProducts",
+        root: Path | str | None = "./datasets/SyntheticProducts",
         categories: Sequence[str] | str = "all",
-        image_size: int = 256,
+        image_size: int | Sequence[int] = 256,
         num_train: int = 60,
         num_test_good: int = 16,
         num_test_defective: int = 24,
@@ -73,9 +76,12 @@ class SyntheticProducts(MultiCategory):
         val_split_ratio: float = 0.5,
         seed: int | None = 0,
     ) -> None:
-        arguments = SetArguments(image_size, num_train, num_test_good, num_test_defective, 0 if seed is None else seed)
+        arguments = SetArguments(
+            _side(image_size), num_train, num_test_good, num_test_defective, 0 if seed is None else seed
+        )
         check(arguments)
-        root = resolve_dataset_root(root, "SyntheticProducts").absolute()
+        root = resolve_dataset_root(root, NAME).absolute()
+        root = root if root.name == NAME else root / NAME  # anomalib's visualizer looks for the name in paths
         names = choose_categories(categories, CATEGORIES)
         super().__init__(
             datamodules=[
@@ -103,6 +109,11 @@ class SyntheticProducts(MultiCategory):
             val_split_ratio=val_split_ratio,
             seed=arguments.seed,
         )
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Name of the datamodule, after which anomalib sorts results."""
+        return NAME
 
 
 class GeneratedCategory(CategoryFolder):
@@ -146,3 +157,14 @@ class GeneratedCategory(CategoryFolder):
     def _setup(self, _stage: str | None = None) -> None:
         self.prepare_data()
         super()._setup(_stage)
+
+
+def _side(image_size: int | Sequence[int]) -> int:
+    # anomalib's `get_datamodule` and `anomalib benchmark` turn 64 into (64, 64)
+    if isinstance(image_size, str) or not isinstance(image_size, Sequence):
+        return image_size  # checked with the other numbers
+    sides = list(image_size)
+    if len(sides) != 2 or sides[0] != sides[1]:
+        msg = f"Expected square images, such as `image_size` 256 or (256, 256), got {sides}."
+        raise ValueError(msg)
+    return sides[0]

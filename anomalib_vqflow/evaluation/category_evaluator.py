@@ -11,16 +11,18 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric, Evaluator
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from .category_scores import CategoryScores, gather
-from .report import MACRO, POOLED, CategoryRow, macro_row, print_table, to_scalars, write_report
+from .report import MACRO, POOLED, CategoryRow, macro_row, print_line, print_table, to_scalars, write_report
 from .scores import PixelScores
 
 logger = logging.getLogger(__name__)
 
 ANOMALIB_NAMES = ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score")
+MAX_BINNING_ERROR = 0.01  # a bound for AUROC: 5e-5 for scores spread over [0, 1], 0.008 over [50, 51]
 SPLIT_FOLDERS = frozenset({"train", "val", "validation", "test"})
 
 
@@ -30,7 +32,9 @@ class CategoryEvaluator(Evaluator):
     Works for every anomalib model and datamodule. The metrics over thresholds are computed on raw scores: before the
     post-processor normalizes and clamps them, which makes ties, and without torchmetrics' sigmoid. Image metrics are
     exact. Pixel metrics use bins narrower than 1/2048 of the score, which makes memory independent of the number of
-    images. ``image_F1Score`` and ``pixel_F1Score`` are taken at the threshold that the model really uses.
+    images: 26 MB for every category, and about 2 ms for an image of 256×256 pixels. A warning tells if that can move
+    pixel AUROC by more than 0.01. ``image_F1Score`` and ``pixel_F1Score`` are taken at the threshold that the model
+    really uses.
 
     At the end of a test the results are printed, written to ``category_metrics.csv`` and ``category_metrics.json`` in
     the trainer's ``default_root_dir``, and logged as ``bottle/image_AUROC``, ``macro/image_AUROC`` and so on to every
@@ -119,9 +123,11 @@ class CategoryEvaluator(Evaluator):
         rows = self.results if len(self.results) > 3 else dict(list(self.results.items())[:1])  # one is mean and pool
         print_table(rows, "Results per category")
         try:
-            write_report(self.results, Path(trainer.default_root_dir))
+            files = write_report(self.results, Path(trainer.default_root_dir))
         except OSError as error:  # a full disk must not end a test whose results are printed
             logger.warning("Could not write the results per category to %s: %s", trainer.default_root_dir, error)
+        else:
+            print_line(f"Written to {' and '.join(map(str, files))}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the hook."""
@@ -139,8 +145,9 @@ class CategoryEvaluator(Evaluator):
             return {}
         rows = {name: scores.row() for name, scores in sorted(gathered.items())}
         pooled = CategoryScores(self.aupimo)
-        for scores in gathered.values():
-            pooled.merge(scores, pixels=scores.pixels is not None and scores.pixels.num_regions > 0)
+        for name, scores in gathered.items():
+            pooled.merge(scores, pixels=scores.has_masks)
+            _warn_of_ties(name, scores)
         return rows | {MACRO: macro_row(rows), POOLED: pooled.row()}
 
     def _log_usual_names(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -211,6 +218,15 @@ def _image_scores(batch: ImageBatch) -> Tensor | None:
         paths = [path for path, score in zip(batch.image_path or [], scores.tolist(), strict=False) if score != score]
         logger.warning("The model gave NaN as score, which no threshold flags, for %s", ", ".join(paths) or "an image")
     return scores
+
+
+def _warn_of_ties(name: str, scores: CategoryScores) -> None:
+    error = scores.pixels.error() if scores.pixels is not None else 0.0
+    if error > MAX_BINNING_ERROR:
+        rank_zero_warn(
+            f"Pixel AUROC of {name} may be off by up to {error:.3f}, because many values of its anomaly maps are "
+            "equal or nearly so; check whether they saturate."
+        )
 
 
 def _others(trainer: Trainer, hook: Callback) -> list[Callback]:

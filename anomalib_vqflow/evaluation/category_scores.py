@@ -21,6 +21,11 @@ class CategoryScores:
         self.pixels: PixelScores | None = None
         self.pixel_decisions = DecisionCounts()
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether pixels are known to be normal or anomalous: not if the masks of all anomalous images are empty."""
+        return self.pixels is not None and (self.pixels.num_regions > 0 or not self.images.counts()[1])
+
     def merge(self, other: "CategoryScores", pixels: bool = True) -> None:
         """Add the scores of another process or category.
 

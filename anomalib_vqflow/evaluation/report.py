@@ -87,7 +87,7 @@ def to_table(rows: Mapping[str, CategoryRow], title: str) -> Table:
 
 
 def print_table(rows: Mapping[str, CategoryRow], title: str) -> None:
-    """Print results to the terminal, never cut off.
+    """Print results to the terminal, never cut off, and what a dash means if there is one.
 
     Args:
         rows: Results by name.
@@ -97,15 +97,30 @@ def print_table(rows: Mapping[str, CategoryRow], title: str) -> None:
     natural_width = console.measure(table, options=console.options.update(width=MAX_WIDTH)).maximum
     console.width = max(console.width, natural_width)
     console.print(table)
+    if any(math.isnan(value) for row in rows.values() for value in row.metrics.values()):
+        print_line(f"{NOT_EVALUABLE} not evaluable: no normal images, no anomalous images, or no masks")
 
 
-def write_report(rows: Mapping[str, CategoryRow], folder: Path) -> None:
+def print_line(text: str) -> None:
+    """Print one line to the terminal, not wrapped, so that paths can be copied.
+
+    Args:
+        text: The line.
+    """
+    Console().print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def write_report(rows: Mapping[str, CategoryRow], folder: Path) -> list[Path]:
     """Write results as ``category_metrics.csv`` and ``category_metrics.json``.
 
     Args:
         rows: Results by name; what is not evaluable becomes an empty cell or null.
         folder: Where to write; made if missing.
+
+    Returns:
+        Paths of the two files.
     """
+    csv_file, json_file = folder / f"{FILE_STEM}.csv", folder / f"{FILE_STEM}.json"
     folder.mkdir(parents=True, exist_ok=True)
     metrics = list(next(iter(rows.values())).metrics)
     records = [
@@ -113,12 +128,13 @@ def write_report(rows: Mapping[str, CategoryRow], folder: Path) -> None:
         | {metric: None if math.isnan(row.metrics[metric]) else row.metrics[metric] for metric in metrics}
         for name, row in rows.items()
     ]
-    with (folder / f"{FILE_STEM}.csv").open("w", newline="", encoding="utf-8") as file:
+    with csv_file.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(records[0]))
         writer.writeheader()
         writer.writerows(records)
     text = json.dumps({str(record.pop("category")): record for record in records}, indent=2)
-    (folder / f"{FILE_STEM}.json").write_text(text + "\n", encoding="utf-8")
+    json_file.write_text(text + "\n", encoding="utf-8")
+    return [csv_file, json_file]
 
 
 def to_scalars(rows: Mapping[str, CategoryRow]) -> dict[str, float]:
