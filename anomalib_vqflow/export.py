@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an exported model needs beyond anomalib: its training's resizing, and quantization that is judged afresh."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from anomalib.data import AnomalibDataModule, Batch
+from anomalib.pre_processing import PreProcessor
+from torch import Tensor
+from torchmetrics import Metric
+from torchvision.transforms.v2 import Compose, Resize, Transform
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from openvino import Output
+    from openvino.frontend import NodeContext
+    from openvino.frontend.onnx import ConversionExtension
+
+ONNX_OPSET = 18
+"""The lowest operator set that torch's exporter writes itself, and the first whose ``Resize`` can antialias."""
+
+ONNX_TO_OPENVINO_MODE = {"nearest": "nearest", "linear": "linear_onnx", "cubic": "cubic"}
+ANTIALIASED_MODE = {"linear": "bilinear_pillow", "cubic": "bicubic_pillow"}
+
+
+class AntialiasPreProcessor(PreProcessor):
+    """Pre-processor that resizes images in an exported model as it does in training.
+
+    anomalib switches antialiasing off in exported models. Images that have to shrink then look different from those
+    of the training, for which score normalization and thresholds were fitted. This pre-processor exports antialiasing
+    where the transform has it. ONNX Runtime computes it as torch does; for OpenVINO it needs :func:`resize_extension`.
+
+    Args:
+        transform: Transform of the images.
+
+    Example:
+        >>> AntialiasPreProcessor(Resize((64, 64), antialias=True)).export_transform.antialias
+        True
+    """
+
+    def __init__(self, transform: Transform | None = None) -> None:
+        super().__init__(transform)
+        _copy_antialias(self.transform, self.export_transform)
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Restore the transform, also of the exported model.
+
+        Args:
+            config: What :meth:`checkpoint_config` returned.
+        """
+        super().load_checkpoint_config(config)
+        _copy_antialias(self.transform, self.export_transform)
+
+
+def _copy_antialias(source: Transform | None, target: Transform | None) -> None:
+    """Let every ``Resize`` in ``target`` antialias if its counterpart in ``source`` does."""
+    if isinstance(source, Resize) and isinstance(target, Resize):
+        target.antialias = source.antialias
+    if isinstance(source, Compose) and isinstance(target, Compose):
+        for one, other in zip(source.transforms, target.transforms, strict=True):
+            _copy_antialias(one, other)
+
+
+class FreshMetric(Metric):
+    """Metric that starts anew after it was read.
+
+    anomalib's accuracy-aware quantization (``INT8_ACQ``) judges many candidate models by one metric, which it never
+    resets: each would be judged by the predictions of all models so far.
+
+    Args:
+        metric: Metric of anomalib that judges.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self.metric = metric
+
+    def update(self, batch: Batch) -> None:
+        """Add the predictions for a batch."""
+        self.metric.update(batch)
+
+    def compute(self) -> Tensor:
+        """Return the value over the batches since the last call."""
+        value = self.metric.compute()
+        self.metric.reset()
+        return value
+
+
+@contextmanager
+def calibration_size(datamodule: AnomalibDataModule | None, size: tuple[int, int] | None) -> Iterator[None]:
+    """Let a datamodule resize its images, as it does in training, while a model is quantized with it.
+
+    anomalib's datamodules ask their trainer for the size, and have none in an export. Images of different sizes would
+    not fit into one batch, and none into a model that was exported for another size.
+
+    Args:
+        datamodule: Datamodule to calibrate with, if there is one.
+        size: Height and width, in pixels; None leaves the images as they are.
+    """
+    if datamodule is None or size is None:
+        yield
+        return
+    pre_processor = SimpleNamespace(transform=Resize(list(size), antialias=True))
+    trainer, stand_in = datamodule.trainer, SimpleNamespace(model=SimpleNamespace(pre_processor=pre_processor))
+    datamodule.trainer = cast("Trainer", stand_in)
+    try:
+        yield
+    finally:
+        datamodule.trainer = trainer
+
+
+def resize_extension() -> "ConversionExtension":
+    """Make OpenVINO antialias where ONNX's ``Resize`` says so.
+
+    OpenVINO (2026.4) converts every ``Resize`` to an interpolation that ignores the flag. Its ``pillow`` modes compute
+    what torch does. All other cases are converted as OpenVINO would.
+
+    Returns:
+        Extension for ``openvino.convert_model``.
+    """
+    import numpy as np
+    import openvino.opset13 as ops
+    from openvino.frontend.onnx import ConversionExtension
+
+    def convert(node: "NodeContext") -> "list[Output]":
+        image = node.get_input(0)
+        axes = ops.constant(np.arange(len(image.get_partial_shape()), dtype=np.int64))
+        by_size = node.get_input_size() == 4  # image, region, scales, sizes; the last ones are optional
+        mode = node.get_attribute("mode", "nearest")
+        antialias = node.get_attribute("antialias", 0)
+        resized = ops.interpolate(
+            image,
+            node.get_input(3 if by_size else 2),
+            mode=(ANTIALIASED_MODE if antialias else ONNX_TO_OPENVINO_MODE)[mode],
+            shape_calculation_mode="sizes" if by_size else "scales",
+            axes=axes,
+            coordinate_transformation_mode=node.get_attribute("coordinate_transformation_mode", "half_pixel"),
+            nearest_mode=node.get_attribute("nearest_mode", "round_prefer_floor"),
+            cube_coeff=node.get_attribute("cubic_coeff_a", -0.75),
+        )
+        return [resized.output(0)]
+
+    return ConversionExtension("Resize", convert)
