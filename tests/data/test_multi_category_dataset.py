@@ -25,6 +25,7 @@ def item(label=None, mask=True, size=8):
 
 
 def test_items_are_those_of_the_parts(dataset):
+    """Each index gives the image, label and mask of its row."""
     assert len(dataset) == 8
     for index, sample in dataset.samples.iterrows():
         read = dataset[index]
@@ -34,12 +35,14 @@ def test_items_are_those_of_the_parts(dataset):
 
 
 def test_subset_still_reads_the_right_images(dataset):
+    """A subset in another order reads the images that its rows name."""
     subset = dataset.subsample([6, 1, 3])
 
     assert [subset[index].image_path for index in range(3)] == subset.samples.image_path.tolist()
 
 
 def test_transform_reaches_all_parts_and_masks(dataset):
+    """Setting a transform changes images of every category and their masks."""
     dataset.augmentations = Resize((16, 24))
 
     assert {tuple(dataset[index].image.shape) for index in range(8)} == {(3, 16, 24)}
@@ -47,6 +50,7 @@ def test_transform_reaches_all_parts_and_masks(dataset):
 
 
 def test_images_of_different_size_and_masks_share_a_batch(dataset):
+    """Images of different size share a batch, without masks where one of them is unknown."""
     batch = dataset.collate_fn([dataset[index] for index in range(8)])
 
     assert batch.image.shape == (8, 3, 20, 48)
@@ -54,6 +58,7 @@ def test_images_of_different_size_and_masks_share_a_batch(dataset):
 
 
 def test_only_normal_images_without_masks_get_empty_ones():
+    """A lacking mask becomes empty for normal images only, and only where others have masks."""
     batch = collate([item(1), item(0, mask=False)])
     assert batch.gt_mask.sum((1, 2)).tolist() == [64, 0]
 
@@ -62,6 +67,7 @@ def test_only_normal_images_without_masks_get_empty_ones():
 
 
 def test_unlabelled_image_makes_an_unlabelled_batch():
+    """One image of unknown label leaves its batch without labels and masks."""
     batch = collate([item(1), item(None, mask=False)])
 
     assert batch.gt_label is None
@@ -69,12 +75,14 @@ def test_unlabelled_image_makes_an_unlabelled_batch():
 
 
 def test_images_with_and_without_masks_are_in_groups_of_their_own(dataset):
+    """Categories with and without masks do not share a group."""
     groups = dict(zip(dataset.samples.category, dataset.batch_groups(), strict=True))
 
     assert groups["nut"] != groups["bolt"]
 
 
 def test_file_that_breaks_while_reading_is_named(dataset):
+    """An image that cannot be decoded is named with its path."""
     path = Path(dataset.samples.image_path[5])
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -84,5 +92,6 @@ def test_file_that_breaks_while_reading_is_named(dataset):
 
 
 def test_no_parts_raise():
+    """A dataset of no categories is refused."""
     with pytest.raises(ValueError, match="at least one dataset"):
         MultiCategoryDataset({})

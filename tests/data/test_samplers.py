@@ -21,6 +21,7 @@ GROUPS = Grouped([0, 1, 1, 0, 1, 0, 0, 1, 1, 1, 0])
 
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_batches_hold_one_group_each_and_are_counted(drop_last):
+    """Batches hold one group each, every image is drawn once, and the length is right."""
     batches = GroupedBatchSampler(SequentialSampler(GROUPS), 2, drop_last)
 
     assert all(len({GROUPS[index] for index in batch}) == 1 for batch in batches)
@@ -30,6 +31,7 @@ def test_batches_hold_one_group_each_and_are_counted(drop_last):
 
 
 def test_lightning_takes_it_for_prediction():
+    """Lightning can rebuild the sampler for prediction, which it does without knowing the groups."""
     loader = DataLoader(GROUPS, batch_sampler=GroupedBatchSampler(SequentialSampler(GROUPS), 2))
 
     loader = _update_dataloader(loader, loader.sampler, mode=RunningStage.PREDICTING)
@@ -40,6 +42,7 @@ def test_lightning_takes_it_for_prediction():
 @pytest.mark.parametrize("mode", [RunningStage.TESTING, RunningStage.PREDICTING])
 @pytest.mark.parametrize("sampler_class", [DistributedSampler, UnrepeatedDistributedSamplerWrapper])
 def test_lightning_shares_batches_among_processes(mode, sampler_class):
+    """Two processes together evaluate every image exactly once, in batches of one group."""
     with _replace_dunder_methods(BatchSampler):  # as Lightning does around test_dataloader()
         batches = GroupedBatchSampler(SequentialSampler(GROUPS), 2, groups=GROUPS)
     seen = []
@@ -50,15 +53,17 @@ def test_lightning_shares_batches_among_processes(mode, sampler_class):
         for batch in shared.batch_sampler:
             assert len({GROUPS[index] for index in batch}) == 1
             seen += batch
-    assert set(seen) == set(range(11))
+    assert sorted(seen) == list(range(11))
 
 
 def test_no_groups_raise():
+    """Without groups and a dataset to ask, the sampler is refused."""
     with pytest.raises(TypeError, match="pass `groups`"):
         GroupedBatchSampler([0, 1], 2)
 
 
 def test_categories_are_drawn_equally_often():
+    """Categories are drawn equally often, large ones without repeats, small ones evenly repeated."""
     categories = ["a"] * 20 + ["b"] * 3 + ["c"] * 7
 
     draws = list(BalancedSampler(categories))
@@ -71,6 +76,7 @@ def test_categories_are_drawn_equally_often():
 
 
 def test_order_changes_with_epoch_and_is_equal_in_every_process():
+    """The order depends on seed and epoch only, whether epochs are counted or set."""
     first, second = BalancedSampler("aaab", seed=3), BalancedSampler("aaab", seed=3)
 
     epochs = [list(first) for _ in range(5)]
@@ -82,5 +88,6 @@ def test_order_changes_with_epoch_and_is_equal_in_every_process():
 
 
 def test_nothing_to_sample_raises():
+    """An empty dataset is refused."""
     with pytest.raises(ValueError, match="at least one image"):
         BalancedSampler([])

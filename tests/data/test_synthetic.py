@@ -67,12 +67,14 @@ generate({str(root)!r}, SetArguments(*{tuple(arguments)}), {categories})
 
 
 def test_there_are_enough_kinds():
+    """There are at least eight products with four defects each."""
     assert len(CATEGORIES) >= 8
     assert all(len(defects(category)) >= 4 for category in CATEGORIES)
 
 
 @pytest.mark.parametrize(("category", "defect"), EVERY_DEFECT)
 def test_mask_is_where_the_defect_changed_the_image(category, defect):
+    """A defect is visible, changes its mask and nothing outside it."""
     for index in range(2):
         image, mask = render(category, defect=defect, index=index, size=96, seed=3)
         twin = good_twin(category, defect, index, size=96, seed=3)
@@ -87,12 +89,14 @@ def test_mask_is_where_the_defect_changed_the_image(category, defect):
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_smallest_images_show_every_defect(category):
+    """Every defect has a mask at the smallest size."""
     for defect in defects(category):
         assert render(category, defect=defect, size=64).mask.any(), defect
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_normal_images_vary_and_have_an_empty_mask(category):
+    """Normal images differ from each other, have contrast and an empty mask."""
     first, second = (render(category, index=index, size=64) for index in (0, 1))
     assert first.image.shape == (64, 64, 3)
     assert first.image.dtype == np.uint8
@@ -103,6 +107,7 @@ def test_normal_images_vary_and_have_an_empty_mask(category):
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_scenes_are_single_precision(category):
+    """No step of drawing falls back to double precision."""
     for defect in ("good", *defects(category)):
         scene = _draw(category, defect, 64, [0, 1, 2, 3], 0)
         for name in ("albedo", "height", "gloss", "region"):
@@ -111,6 +116,7 @@ def test_scenes_are_single_precision(category):
 
 @pytest.mark.parametrize("category", ["cable", "gear", "label"])
 def test_larger_images_show_the_same_piece(category):
+    """The size changes the resolution and not the piece."""
     small = render(category, size=96).image.astype(float)
     large = cv2.resize(render(category, size=192).image, (96, 96), interpolation=cv2.INTER_AREA).astype(float)
     small, large = (cv2.GaussianBlur(image, (0, 0), 3) for image in (small, large))
@@ -119,6 +125,7 @@ def test_larger_images_show_the_same_piece(category):
 
 
 def test_seed_split_index_and_defect_each_change_the_image():
+    """Each of seed, split, index and defect gives another image."""
     arguments = {"category": "plate", "size": 64}
     images = [
         render(**arguments),
@@ -143,11 +150,13 @@ def test_seed_split_index_and_defect_each_change_the_image():
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
+    """Unknown names and impossible numbers are refused, with what is possible."""
     with pytest.raises(ValueError, match=message):
         render(**arguments)
 
 
 def test_another_process_generates_the_same_set(tmp_path):
+    """The images are the same in another process with another hash seed."""
     folder = generate(tmp_path / "here", SMALL, ["gear", "label"])
     assert start_generator(tmp_path / "there", SMALL, ["label", "gear"]).wait() == 0
 
@@ -157,6 +166,7 @@ def test_another_process_generates_the_same_set(tmp_path):
 
 
 def test_counts_do_not_change_the_images(tmp_path):
+    """A larger set begins with the images of a smaller one."""
     few = image_hashes(generate(tmp_path, SMALL, ["cap"]))
     more = SMALL._replace(num_train=3, num_test_good=2, num_test_defective=8)
     many = image_hashes(generate(tmp_path, more, ["cap"]))
@@ -164,6 +174,7 @@ def test_counts_do_not_change_the_images(tmp_path):
 
 
 def test_anomalib_reads_a_category_as_mvtec_ad(tmp_path):
+    """anomalib's own `MVTecAD` reads a generated category."""
     folder = generate(tmp_path, SMALL._replace(num_test_defective=7), ["tile"])
     datamodule = MVTecAD(root=folder, category="tile", num_workers=0)
     datamodule.prepare_data()
@@ -177,6 +188,7 @@ def test_anomalib_reads_a_category_as_mvtec_ad(tmp_path):
 
 
 def test_set_is_reused_and_another_set_has_its_own_folder(tmp_path):
+    """Existing images are not written again, and other arguments lead to another folder."""
     folder = generate(tmp_path, SMALL, ["plank"])
     written = {file: file.stat().st_mtime_ns for file in folder.rglob("*.png")}
 
@@ -186,6 +198,7 @@ def test_set_is_reused_and_another_set_has_its_own_folder(tmp_path):
 
 
 def test_new_generator_version_does_not_serve_old_images(tmp_path, monkeypatch):
+    """Another generator version has another folder."""
     old = set_folder(tmp_path, SMALL)
     monkeypatch.setattr(dataset_module, "GENERATOR_VERSION", 10**6)
     assert set_folder(tmp_path, SMALL) != old
@@ -193,6 +206,7 @@ def test_new_generator_version_does_not_serve_old_images(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_pixels_belong_to_the_generator_version(category):
+    """The pixels are those of the stated version, so that a change of them needs a new one."""
     image, mask = render(category, defect=defects(category)[0], size=64)
     found = (*image.mean(axis=(0, 1)), np.count_nonzero(mask))
     assert dataset_module.GENERATOR_VERSION == 1, "write down what the new version draws"
@@ -201,6 +215,7 @@ def test_pixels_belong_to_the_generator_version(category):
 
 
 def test_manifest_names_all_arguments(tmp_path):
+    """A category's manifest tells what it was made with."""
     folder = generate(tmp_path, SMALL, ["plank"])
     manifest = json.loads((folder / "plank" / "manifest.json").read_text())
     assert manifest == {
@@ -211,6 +226,7 @@ def test_manifest_names_all_arguments(tmp_path):
 
 
 def test_incomplete_category_is_made_again(tmp_path):
+    """A category that lost a file is made again."""
     folder = generate(tmp_path, SMALL, ["plank"])
     before = image_hashes(folder)
     next((folder / "plank" / "train" / "good").iterdir()).unlink()
@@ -222,6 +238,7 @@ def test_incomplete_category_is_made_again(tmp_path):
 
 
 def test_failing_run_leaves_nothing(tmp_path, monkeypatch):
+    """A run that fails leaves no half category."""
     calls = []
 
     def failing_render(*args, **kwargs):
@@ -239,6 +256,7 @@ def test_failing_run_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_killed_run_leaves_no_half_category(tmp_path):
+    """A killed run leaves no half category, and its remains are removed later."""
     arguments = SMALL._replace(num_train=2000)
     process = start_generator(tmp_path, arguments, ["plank"])
     deadline = time.monotonic() + 60
@@ -257,6 +275,7 @@ def test_killed_run_leaves_no_half_category(tmp_path):
 
 
 def test_two_runs_side_by_side_agree(tmp_path):
+    """Two runs at the same time give one complete set."""
     processes = [start_generator(tmp_path, SMALL, ["cap", "tile"]) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     folder = set_folder(tmp_path, SMALL)
@@ -269,6 +288,7 @@ def test_two_runs_side_by_side_agree(tmp_path):
     [({"num_train": 0}, ValueError), ({"image_size": 8}, ValueError), ({"seed": 0.5}, TypeError)],
 )
 def test_bad_set_arguments_are_refused(tmp_path, change, error):
+    """Numbers that are too small or no integers are refused."""
     with pytest.raises(error, match=next(iter(change))):
         generate(tmp_path / "new", SMALL._replace(**change))
     assert not (tmp_path / "new").exists()
@@ -276,6 +296,7 @@ def test_bad_set_arguments_are_refused(tmp_path, change, error):
 
 @pytest.mark.parametrize("noise", [primitives.value_noise, primitives.fbm, primitives.perlin])
 def test_noise_is_centered_and_smooth(noise):
+    """Noise has mean zero and no steps."""
     image = noise(np.random.default_rng(0), 128, 16)
     assert image.shape == (128, 128)
     assert image.dtype == np.float32
@@ -285,6 +306,7 @@ def test_noise_is_centered_and_smooth(noise):
 
 
 def test_strokes_and_polygons_have_the_drawn_area():
+    """Strokes and polygons cover the area that geometry says."""
     line = primitives.stroke(128, [(-0.25, 0), (0.25, 0)], 0.05)
     square = primitives.polygon(128, [(-0.25, -0.25), (0.25, -0.25), (0.25, 0.25), (-0.25, 0.25)])
     assert line.mean() == pytest.approx(0.5 * 0.05, rel=0.15)
@@ -292,6 +314,7 @@ def test_strokes_and_polygons_have_the_drawn_area():
 
 
 def test_flat_surface_keeps_its_color_under_light():
+    """Light does not change the color of a flat surface."""
     albedo = np.full((16, 16, 3), 0.4, dtype=np.float32)
     lit = primitives.shade(albedo, np.zeros((16, 16), dtype=np.float32), gloss=0.5)
     np.testing.assert_allclose(lit, albedo, atol=1e-6)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from anomalib.models import Padim
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.metrics import roc_auc_score
 
-from anomalib_vqflow.data import MultiCategory
+from anomalib_vqflow import MultiCategory, VQFlow
 from anomalib_vqflow.evaluation.category_evaluator import CategoryEvaluator, category_of_path
 from tests.data.folders import make_category
 
@@ -58,6 +59,7 @@ def root(tmp_path):
 
 
 def test_results_of_all_categories(root, tmp_path):
+    """Categories, mean and pool are reported, logged and written; what is not evaluable is no number."""
     model = padim()
     engine, logged = fit_and_test(model, MultiCategory(root, num_workers=0), tmp_path)
 
@@ -79,6 +81,7 @@ def test_results_of_all_categories(root, tmp_path):
 
 
 def test_scores_are_raw_even_where_the_post_processor_clamps(root, tmp_path):
+    """AUROC is that of the scores before normalization and clamping, also far outside [0, 1]."""
     datamodule = MultiCategory(root, num_workers=0)
     model = padim(LoudPadim)
     fit_and_test(model, datamodule, tmp_path)
@@ -94,6 +97,7 @@ def test_scores_are_raw_even_where_the_post_processor_clamps(root, tmp_path):
 
 
 def test_plain_metrics_agree_with_those_of_anomalib(root, tmp_path):
+    """For one category, the four usual metrics agree with anomalib's evaluator."""
     datamodule = MultiCategory(root, categories="nut", num_workers=0)
     logged = []
     for evaluator in (CategoryEvaluator(), Padim.configure_evaluator()):
@@ -122,6 +126,7 @@ def sigmoid_scores(model):
 
 
 def test_every_logger_gets_every_number(root, tmp_path):
+    """A Lightning logger gets every evaluable number under its category."""
     logger = CSVLogger(tmp_path / "logs")
     fit_and_test(padim(), MultiCategory(root, num_workers=0), tmp_path, logger=logger)
 
@@ -132,6 +137,7 @@ def test_every_logger_gets_every_number(root, tmp_path):
 
 
 def test_single_category_datamodules_work(root, tmp_path):
+    """anomalib's own datamodules are reported under their category, or as a whole."""
     model = padim()
     _, logged = fit_and_test(model, MVTecAD(root, "nut", num_workers=0), tmp_path)
     assert list(model.evaluator.results) == ["nut", "macro", "pooled"]
@@ -144,6 +150,7 @@ def test_single_category_datamodules_work(root, tmp_path):
 
 
 def test_second_test_forgets_the_first(root, tmp_path):
+    """A second test has the results of the first, and leaves no hook behind."""
     model, datamodule = padim(), MultiCategory(root, num_workers=0)
     engine, _ = fit_and_test(model, datamodule, tmp_path)
     first = model.evaluator.results
@@ -155,6 +162,7 @@ def test_second_test_forgets_the_first(root, tmp_path):
 
 
 def test_aupimo_is_reported_on_request(root, tmp_path):
+    """AUPIMO has a column on request, and no number where there are too few pixels."""
     model = padim(evaluator=CategoryEvaluator(aupimo=True))
     fit_and_test(model, MultiCategory(root, num_workers=0), tmp_path)
 
@@ -163,6 +171,8 @@ def test_aupimo_is_reported_on_request(root, tmp_path):
 
 
 def test_results_that_cannot_be_written_do_not_end_the_test(root, tmp_path, monkeypatch, caplog):
+    """A full disk costs the files, not the test."""
+
     def full_disk(rows, folder):
         raise OSError(28, "No space left on device")
 
@@ -174,10 +184,12 @@ def test_results_that_cannot_be_written_do_not_end_the_test(root, tmp_path, monk
 
 
 def test_nothing_of_it_is_in_checkpoints(root):
+    """The evaluator adds nothing to a model's state."""
     assert not [key for key in padim().state_dict() if key.startswith("evaluator")]
 
 
 def test_works_without_a_trainer():
+    """Batches can be evaluated outside of a trainer, and a category called macro is not the mean."""
     evaluator = CategoryEvaluator()
     batch = ImageBatch(
         image=torch.zeros(4, 3, 8, 8),
@@ -195,6 +207,7 @@ def test_works_without_a_trainer():
 
 
 def test_maps_alone_give_image_scores_and_nan_is_reported(caplog):
+    """Without image scores the maximum of the map counts, and a score of NaN is named."""
     evaluator = CategoryEvaluator()
     maps = torch.zeros(3, 8, 8)
     maps[1, 2, 3], maps[2, 0, 0] = 1.0, float("nan")
@@ -222,4 +235,80 @@ def test_maps_alone_give_image_scores_and_nan_is_reported(caplog):
     ],
 )
 def test_category_of_path(path, category):
+    """The category is read from paths in MVTec layout, and from no others."""
     assert category_of_path(path) == category
+
+
+def batch_of(category, masks, maps, labels):
+    return ImageBatch(
+        image=torch.zeros(len(labels), 3, 8, 8),
+        image_path=[f"{category}/test/x/{index}.png" for index in range(len(labels))],
+        anomaly_map=maps,
+        gt_mask=masks,
+        gt_label=torch.tensor(labels),
+    )
+
+
+def test_pooled_pixels_are_all_whose_masks_are_known():
+    """False alarms on a category without anomalies count in pooled pixels, those on one whose masks are empty do not."""
+    masks, maps = torch.zeros(2, 8, 8, dtype=torch.bool), torch.zeros(2, 8, 8)
+    masks[1, :2, :2], maps[1, :2, :2] = True, 0.5
+    empty, loud = torch.zeros_like(masks), torch.ones_like(maps)
+    pooled = []
+    for categories in ([], [("clean", [0, 0])], [("unknown", [0, 1])]):
+        evaluator = CategoryEvaluator()
+        evaluator.on_test_batch_end(None, None, None, batch_of("nut", masks, maps, [0, 1]), 0)
+        for name, labels in categories:
+            evaluator.on_test_batch_end(None, None, None, batch_of(name, empty, loud, labels), 0)
+        pooled.append(evaluator.compute()["pooled"].metrics["pixel_AUROC"])
+
+    alone, with_clean, with_unknown = pooled
+    assert alone == with_unknown == 1.0
+    assert with_clean == pytest.approx(1 - 128 / (128 + 124))
+
+
+def test_saturated_maps_are_reported():
+    """Maps whose values are all equal draw a warning with the error that this may cause; distinct ones do not."""
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[1, :2, :2] = True
+    for maps, warns in ((torch.ones(2, 8, 8), True), (torch.linspace(0, 1, 128).reshape(2, 8, 8), False)):
+        evaluator = CategoryEvaluator()
+        evaluator.on_test_batch_end(None, None, None, batch_of("nut", masks, maps, [0, 1]), 0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            evaluator.compute()
+        assert any("Pixel AUROC of nut may be off by up to 0.500" in str(one.message) for one in caught) == warns
+
+
+def test_table_says_what_a_dash_means_and_where_the_files_are(root, tmp_path, capsys):
+    """After a test, one table, the meaning of its dashes and the paths of the written files are printed."""
+    engine, _ = fit_and_test(padim(), MultiCategory(root, num_workers=0), tmp_path)
+
+    printed = capsys.readouterr().out
+    folder = Path(engine.trainer.default_root_dir)
+    assert printed.count("Results per category") == 1
+    assert "\N{EN DASH} not evaluable" in printed
+    assert f"Written to {folder / 'category_metrics.csv'} and {folder / 'category_metrics.json'}" in printed
+
+
+def test_model_from_a_checkpoint_reports_per_category(root, tmp_path):
+    """VQ-Flow has this evaluator by default, so that a checkpoint's test reports what the training's test did."""
+    datamodule = MultiCategory(root, num_workers=0)
+    model = VQFlow(
+        backbone="test_convnext2",
+        pre_trained=False,
+        input_size=(32, 32),
+        concept_dim=16,
+        num_concepts=3,
+        position_dim=8,
+        num_patterns=8,
+        flow_steps=(1, 1, 1),
+        hidden_dim=16,
+        visualizer=False,
+    )
+    engine, _ = fit_and_test(model, datamodule, tmp_path, max_epochs=1)
+
+    restored = VQFlow.load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path)
+    Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False).test(restored, datamodule=datamodule)
+
+    assert restored.evaluator.results["pooled"].metrics == pytest.approx(model.evaluator.results["pooled"].metrics)

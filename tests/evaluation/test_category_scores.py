@@ -24,6 +24,7 @@ def scores_of(rank, aupimo=False):
 
 @pytest.mark.parametrize("aupimo", [False, True])
 def test_merged_scores_count_all_images(aupimo):
+    """Merging two parts counts all their images, decisions and regions."""
     merged = CategoryScores(aupimo)
     for rank in range(2):
         merged.merge(scores_of(rank, aupimo))
@@ -38,6 +39,7 @@ def test_merged_scores_count_all_images(aupimo):
 
 
 def test_pixels_can_be_left_out():
+    """Merging without pixels keeps the image metrics only."""
     merged = CategoryScores()
     merged.merge(scores_of(0), pixels=False)
 
@@ -48,6 +50,7 @@ def test_pixels_can_be_left_out():
 
 
 def test_one_process_gathers_its_own_scores():
+    """Without distribution, gathering changes nothing."""
     scores = {"nut": CategoryScores()}
 
     assert gather(scores) is scores
@@ -63,6 +66,7 @@ def gather_in_process(rank, folder):
 
 @pytest.mark.slow
 def test_processes_with_different_categories_agree(tmp_path):
+    """Two processes get the same merged scores, even if one lacks a category."""
     multiprocessing.spawn(gather_in_process, (tmp_path,), nprocs=2)
 
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

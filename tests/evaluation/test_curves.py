@@ -19,6 +19,7 @@ def random_scores(seed, ties):
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_equal_torchmetrics(seed, ties):
+    """AUROC, AP and F1max equal torchmetrics', with and without ties."""
     scores, labels = random_scores(seed, ties)
 
     metrics = detection_metrics(count_scores(scores, labels))
@@ -33,6 +34,7 @@ def test_metrics_equal_torchmetrics(seed, ties):
 
 
 def test_metrics_do_not_depend_on_the_scale_of_scores():
+    """Scaling or shifting the scores changes no metric."""
     scores, labels = random_scores(0, ties=False)
     expected = detection_metrics(count_scores(scores, labels))
 
@@ -43,12 +45,14 @@ def test_metrics_do_not_depend_on_the_scale_of_scores():
 
 @pytest.mark.parametrize("label", [True, False])
 def test_one_kind_of_images_is_not_evaluable(label):
+    """With normal or anomalous scores only, there is no metric."""
     metrics = detection_metrics(count_scores(np.float32([1, 2]), np.array([label, label])))
 
     assert all(math.isnan(value) for value in metrics)
 
 
 def test_equal_scores_are_chance():
+    """Equal scores give an AUROC of one half, and that may be wrong by one half."""
     counts = count_scores(np.float32([1, 1, 1, 1]), np.array([True, False, False, False]))
 
     assert detection_metrics(counts) == (0.5, 0.25, 0.4)
@@ -56,6 +60,7 @@ def test_equal_scores_are_chance():
 
 
 def test_tie_error_bounds_what_coarse_bins_change():
+    """The stated error bounds what rounding scores does to AUROC."""
     scores, labels = random_scores(1, ties=False)
     coarse = count_scores(np.round(scores), labels)
 
@@ -65,6 +70,7 @@ def test_tie_error_bounds_what_coarse_bins_change():
 
 
 def test_region_overlap_weighs_regions_equally():
+    """AUPRO counts regions, not pixels, and stops at its limit."""
     # one region of 1 pixel found at no false alarm, one of 9 pixels never found
     negatives, overlaps = np.array([90, 10, 0]), np.array([9 / 9, 0, 1.0])
 
@@ -73,5 +79,6 @@ def test_region_overlap_weighs_regions_equally():
 
 
 def test_no_region_is_not_evaluable():
+    """Without regions or anomalous scores, there is no AUPRO and no error."""
     assert math.isnan(region_overlap(np.array([5]), np.array([0.0]), num_regions=0, limit=0.3))
     assert math.isnan(tie_error(ScoreCounts(np.array([5]), np.array([0]))))

@@ -27,6 +27,7 @@ def filled(maps, masks):
 
 @pytest.mark.parametrize("strength", [4.0, 8.0])
 def test_equals_anomalib_where_that_has_enough_thresholds(strength):
+    """AUPIMO equals anomalib's at many thresholds."""
     maps, masks = maps_and_masks(strength=strength)
     *_, scores, _ = aupimo_scores(maps, masks, num_thresholds=100_000)
 
@@ -35,6 +36,7 @@ def test_equals_anomalib_where_that_has_enough_thresholds(strength):
 
 
 def test_perfect_and_useless_maps():
+    """Maps that separate all defects score one, those that separate none zero."""
     maps, masks = maps_and_masks()
 
     assert filled(maps + 10 * masks, masks).compute() == pytest.approx(1.0)
@@ -42,6 +44,7 @@ def test_perfect_and_useless_maps():
 
 
 def test_parts_add_up():
+    """AUPIMO of merged parts equals that of the whole."""
     maps, masks = maps_and_masks()
     first = filled(maps[::2], masks[::2])
 
@@ -51,6 +54,7 @@ def test_parts_add_up():
 
 
 def test_too_few_normal_pixels_are_not_evaluable():
+    """Too few normal pixels, or no anomalous image, give no AUPIMO."""
     maps, masks = maps_and_masks(size=64)
     assert math.isnan(filled(maps, masks).compute())
 

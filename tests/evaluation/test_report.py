@@ -17,6 +17,7 @@ ROWS = {
 
 
 def test_mean_is_over_what_is_evaluable():
+    """The macro mean of a metric is over the categories that have it."""
     macro = macro_row(ROWS)
 
     assert macro.metrics["image_AUROC"] == 0.5
@@ -25,6 +26,7 @@ def test_mean_is_over_what_is_evaluable():
 
 
 def test_what_is_evaluable_nowhere_is_a_dash():
+    """A metric that nobody has is a dash, not a number."""
     rows = {"plate": ROWS["plate"], "macro": macro_row({"plate": ROWS["plate"]})}
 
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -37,12 +39,14 @@ def test_what_is_evaluable_nowhere_is_a_dash():
 
 
 def test_table_of_usual_names_fits_eighty_columns():
+    """The table of a category name of usual length fits 80 columns."""
     table = to_table({"magnetic_tile": CategoryRow(2000, 2000, ROWS["nut"].metrics)}, "Results")
 
     assert Console(width=200).measure(table).maximum <= 80
 
 
 def test_table_is_never_cut(capsys, monkeypatch):
+    """A narrow terminal does not shorten names or numbers."""
     monkeypatch.setenv("COLUMNS", "40")
 
     print_table(ROWS | {"macro": macro_row(ROWS)}, "Results")
@@ -54,6 +58,7 @@ def test_table_is_never_cut(capsys, monkeypatch):
 
 
 def test_files_hold_all_numbers(tmp_path):
+    """CSV and JSON hold every number, and an empty cell or null for what is not evaluable."""
     write_report(ROWS, tmp_path / "new")
 
     with (tmp_path / "new/category_metrics.csv").open(newline="") as file:
@@ -67,6 +72,7 @@ def test_files_hold_all_numbers(tmp_path):
 
 
 def test_scalars_leave_out_what_is_not_evaluable():
+    """Loggers get no NaN."""
     scalars = to_scalars(ROWS)
 
     assert scalars["nut/image_AUROC"] == pytest.approx(0.75)
