@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-MEANING = frozenset({"backbone", "layers", "concept_dim", "position_dim", "quantization", "affine_clamp"})
+MEANING = frozenset({"backbone", "layers", "input_size", "concept_dim", "position_dim", "quantization", "affine_clamp"})
 """Arguments that change what the weights mean, perhaps without changing their shapes."""
 
 

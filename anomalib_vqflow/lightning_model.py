@@ -33,6 +33,7 @@ from .torch_model import VQFlowModel
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINT_KEY = "vqflow"
 DEFAULT_EPOCHS = 60
 GRADIENT_CLIP_NORM = 2.0
 LIGHTNING_DEFAULT_EPOCHS = 1000
@@ -204,7 +205,7 @@ class VQFlow(AnomalibModule):
         Raises:
             ValueError: If already the first batch has a single image, or the loss is not finite.
         """
-        images = cast("Tensor", batch.image)
+        images = self._images(batch)
         if images.shape[0] < 2:
             self._leave_out_short_batch(batch_idx)
             return None
@@ -243,7 +244,10 @@ class VQFlow(AnomalibModule):
         broken = _broken_images(batch)
         if broken:
             rank_zero_warn(f"Images with NaN or infinite pixels score as anomalous: {_names(broken)}.")
-        return batch.update(**self.model(batch.image)._asdict())
+        return batch.update(**self.model(self._images(batch))._asdict())
+
+    def _images(self, batch: Batch) -> Tensor:
+        return cast("Tensor", batch.image).to(self.dtype)  # anomalib's batches are float32, even in precision 64
 
     def _stop_on_broken_loss(self, batch: Batch, loss: Tensor) -> NoReturn:
         where = f"The loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}."
@@ -369,8 +373,10 @@ class VQFlow(AnomalibModule):
                 f"checkpoint with a smaller lr (now {self.lr}), or with precision 32 if it was lower."
             )
             raise ValueError(msg)
-        checkpoint["hyper_parameters"]["pre_trained"] = False  # the backbone's weights are in the checkpoint
-        checkpoint["random_states"] = random_states()
+        # Lightning mixes the arguments of load_from_checkpoint into its own copy, so the true ones are kept beside it.
+        arguments = checkpoint["hyper_parameters"]
+        checkpoint[CHECKPOINT_KEY] = {"arguments": dict(arguments), "random_states": random_states()}
+        arguments["pre_trained"] = False  # the backbone's weights are in the checkpoint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the random states if a training is resumed, and refuse a checkpoint of another configuration.
@@ -382,17 +388,18 @@ class VQFlow(AnomalibModule):
             ValueError: If an argument that changes what the weights mean differs from the checkpoint's.
         """
         super().on_load_checkpoint(checkpoint)
-        self._loaded_arguments = checkpoint.get("hyper_parameters", {})
+        ours = checkpoint.get(CHECKPOINT_KEY, {})
+        self._loaded_arguments = ours.get("arguments", {})
         if MEANING & differing_arguments(self._loaded_arguments, self.hparams).keys():
             raise ValueError(explain_misfit(self._loaded_arguments, self.hparams))
         resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        if resumes and self.trainer.world_size == 1 and "random_states" in checkpoint:
+        if resumes and self.trainer.world_size == 1 and ours:
             # Setting up the dataloader draws from the generators. If the checkpoint was made after an epoch, this is
             # what began the next epoch; if it was made in an epoch, after validation, it is not.
-            restore_random_states(checkpoint["random_states"])
+            restore_random_states(ours["random_states"])
             progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
             if progress["processed"] < progress["started"]:
-                self._later_random_states = checkpoint["random_states"]
+                self._later_random_states = ours["random_states"]
 
     def on_train_start(self) -> None:
         """Restore the random states if a training is resumed in an epoch."""
