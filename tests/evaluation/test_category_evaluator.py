@@ -250,7 +250,7 @@ def batch_of(category, masks, maps, labels):
 
 
 def test_pooled_pixels_are_all_whose_masks_are_known():
-    """False alarms on a category without anomalies count in pooled pixels, those on one whose masks are empty do not."""
+    """False alarms count in pooled pixels if a category has no anomalies, and do not if its masks are empty."""
     masks, maps = torch.zeros(2, 8, 8, dtype=torch.bool), torch.zeros(2, 8, 8)
     masks[1, :2, :2], maps[1, :2, :2] = True, 0.5
     empty, loud = torch.zeros_like(masks), torch.ones_like(maps)

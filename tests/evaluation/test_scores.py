@@ -51,7 +51,7 @@ def test_binned_metrics_are_close_to_exact_ones_on_any_scale(name):
     assert abs(metrics.auroc - binary_auroc(preds, target).item()) <= scores.error() + 1e-6
     assert scores.error() < 2e-3
     assert metrics.auroc == pytest.approx(binary_auroc(preds, target).item(), abs=1e-4)
-    assert metrics.average_precision == pytest.approx(binary_average_precision(preds, target).item(), abs=2e-3)
+    assert metrics.average_precision == pytest.approx(binary_average_precision(preds, target).item(), abs=3e-3)
     assert metrics.f1_max == pytest.approx(f1_max.item(), abs=1e-3)
 
 
