@@ -10,6 +10,9 @@ from torch.nn import functional as F
 MAX_CANDIDATES = 8192
 """Vectors of a batch considered for the placement of codes: enough for 512 codes, and bounds its cost."""
 
+ROUNDING = 16.0
+"""Machine epsilons of a vector's squared norm within which a squared distance is only rounding."""
+
 
 class Quantized(NamedTuple):
     """What a codebook makes of a batch of vectors."""
@@ -146,11 +149,10 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _learn_(self, x: Tensor) -> None:
         """Place free codes on ``x``, of shape ``(N, D)``, then move all codes towards the vectors that choose them."""
-        finite = x.isfinite().all(dim=1)
+        finite = x.square().sum(dim=1).isfinite()  # NaN, infinite, or too large for a distance
         x = torch.where(finite[:, None], x, 0.0)  # a broken vector must not poison a running mean
-        free = (self.code_counts < self.dead_below).nonzero()[:, 0]
-        if len(free):
-            self._place_(free, x[finite])
+        if (self.code_counts < self.dead_below).any() and finite.any():
+            self._place_(x[finite])
         chosen = self.nearest(x)  # (N,)
         counts = torch.zeros_like(self.code_counts).index_add_(0, chosen, finite.to(x.dtype))
         sums = torch.zeros_like(self.code_sums).index_add_(0, chosen, x)
@@ -160,22 +162,22 @@ class Codebook(nn.Module):
         mean = self.code_sums / self.code_counts.clamp_min(self.dead_below)[:, None]
         self.codes.copy_(torch.where(live[:, None], mean, self.codes))
 
-    def _place_(self, free: Tensor, x: Tensor) -> None:
-        """Place the codes numbered ``free`` on vectors of ``x``, of shape ``(N, D)``, as k-means++ would."""
+    def _place_(self, x: Tensor) -> None:
+        """Place the free codes, least used first, on vectors of ``x``, of shape ``(N, D)``, as k-means++ would."""
         if len(x) > MAX_CANDIDATES:
             x = x[torch.randperm(len(x), device=x.device)[:MAX_CANDIDATES]]
-        threshold = self.novelty * x.var(dim=0, correction=0).sum() if len(x) else 0.0
-        placed = torch.ones(self.num_codes, dtype=torch.bool, device=x.device)
-        placed[free] = False
-        if placed.any():
-            distance = torch.cdist(x, self.codes[placed]).amin(dim=1).square()  # (N,)
-        else:
-            distance = x.new_full((len(x),), torch.finfo(x.dtype).max / max(len(x), 1))
-        for code in free.tolist():
-            weight = torch.where(distance > threshold, distance, 0.0)
+        info = torch.finfo(x.dtype)
+        variance = x.var(dim=0, correction=0).sum()
+        threshold = torch.maximum(self.novelty * variance, ROUNDING * info.eps * x.square().sum(dim=1))  # (N,)
+        # A code that fell out of use still stands for its cluster, which needs no second one when it comes back.
+        placed = self.codes[self.code_counts > 0]
+        distance = torch.cdist(x, placed).amin(dim=1).square() if len(placed) else torch.full_like(threshold, torch.inf)
+        order = self.code_counts.argsort(stable=True)
+        for code in order[self.code_counts[order] < self.dead_below].tolist():
+            weight = torch.where(distance > threshold, distance.clamp_max(info.max), 0.0)
             if not weight.any():  # nothing novel is left: the remaining codes stay free
                 return
-            vector = x[torch.multinomial(weight, 1)[0]]
+            vector = x[torch.multinomial(weight / weight.max(), 1)[0]]
             self.codes[code] = vector
             self.code_sums[code] = vector
             self.code_counts[code] = 1.0

@@ -78,7 +78,14 @@ class PatternQuantizer(nn.Module):
 
         Returns:
             h' of shape ``(B, P + D, h, w)``.
+
+        Raises:
+            ValueError: If a required context is missing, or one is given that would not be used.
         """
+        if (self.mixer is None) != (context is None):
+            wanted, came = ("no", "one") if self.mixer is None else ("a", "none")
+            msg = f"Expected {wanted} context, as use_context says, got {came}."
+            raise ValueError(msg)
         query = self.encoder(features)
         if self.mixer is None or context is None:
             return query

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch.testing import assert_close
+
+from anomalib_vqflow.quantization import ConceptQuantizer
+from tests.gradients import parameters_without_gradient
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def trained_concept(**options) -> ConceptQuantizer:
+    concept = ConceptQuantizer(channels=12, concept_dim=6, num_concepts=4, **options)
+    for _ in range(3):
+        concept(torch.randn(16, 12, 3, 5))
+    return concept.eval()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (3, 5)])
+def test_shapes(height, width):
+    """One prototype and one index per image, on any grid."""
+    concept = ConceptQuantizer(channels=12, concept_dim=6, num_concepts=4)
+    prototype, indices, commitment = concept(torch.randn(5, 12, height, width))
+
+    assert prototype.shape == (5, 6)
+    assert indices.shape == (5,)
+    assert indices.min() >= 0
+    assert indices.max() < 4
+    assert commitment.shape == ()
+
+
+def test_only_the_mean_of_the_map_counts():
+    """Global average pooling makes the concept blind to where things are, and to the size of the map."""
+    concept = trained_concept()
+    semantic = torch.randn(3, 12, 4, 4)
+    mean = semantic.mean(dim=(2, 3), keepdim=True)
+
+    assert_close(concept.mlp(semantic.mean(dim=(2, 3))), concept.mlp(mean.expand(3, 12, 2, 9).mean(dim=(2, 3))))
+    assert torch.equal(concept(semantic).indices, concept(mean.expand(3, 12, 2, 9)).indices)
+    assert torch.equal(concept(semantic).indices, concept(semantic.flip(2, 3)).indices)
+
+
+def test_prototype_is_the_nearest_code_of_the_embedding():
+    """ŷ is a row of the codebook, the one closest to y."""
+    concept = trained_concept()
+    semantic = torch.randn(9, 12, 2, 2)
+    embedding = concept.mlp(semantic.mean(dim=(2, 3)))
+    nearest = torch.cdist(embedding, concept.codebook.codes).argmin(dim=1)
+
+    assert torch.equal(concept(semantic).codes, concept.codebook.codes[nearest])
+
+
+def test_batch_of_two_equals_two_batches_of_one():
+    """In eval, images do not see each other."""
+    concept = trained_concept()
+    semantic = torch.randn(2, 12, 3, 3)
+    together = concept(semantic)
+    alone = [concept(image[None]) for image in semantic]
+
+    assert_close(together.codes, torch.cat([one.codes for one in alone]))
+    assert torch.equal(together.indices, torch.cat([one.indices for one in alone]))
+
+
+def test_every_parameter_gets_a_gradient():
+    """The straight-through estimator carries the loss through the codebook into the whole encoder."""
+    concept = ConceptQuantizer(channels=12, concept_dim=6, num_concepts=4)
+    (concept(torch.randn(16, 12, 3, 3)).codes * torch.randn(16, 6)).sum().backward()
+
+    assert parameters_without_gradient(concept) == []
+
+
+def test_commitment_alone_trains_the_encoder():
+    """The commitment pulls the embedding towards its code."""
+    concept = trained_concept().train()
+    concept(torch.randn(16, 12, 3, 3)).commitment.backward()
+
+    assert parameters_without_gradient(concept) == []
+
+
+@pytest.mark.parametrize("novelty", [0.0, 0.3])
+def test_novelty_reaches_the_codebook(novelty):
+    """The argument is the codebook's."""
+    assert ConceptQuantizer(4, 6, 4, novelty=novelty).codebook.novelty == novelty
+
+
+def test_products_get_concepts_of_their_own():
+    """Separable products fall on one concept each and stay there while the encoder learns."""
+    products, labels = 5 * torch.randn(6, 12), torch.arange(6).repeat(4)
+    concept = ConceptQuantizer(channels=12, concept_dim=16, num_concepts=16, novelty=0.5)
+    optimizer = torch.optim.Adam(concept.parameters(), lr=1e-4)
+    for _ in range(60):
+        semantic = products[labels, :, None, None] + 0.5 * torch.randn(24, 12, 3, 3)
+        prototype, indices, commitment = concept(semantic)
+        optimizer.zero_grad()
+        (commitment + 1e-3 * prototype.square().mean()).backward()
+        optimizer.step()
+
+    pairs = {(int(label), int(index)) for label, index in zip(labels, indices, strict=True)}
+    assert len({index for _, index in pairs}) == len(pairs) == 6

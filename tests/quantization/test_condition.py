@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+import itertools
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from anomalib_vqflow.quantization import Codebook, ConditionEncoder
+from anomalib_vqflow.quantization.pattern import concept_anchor
+from tests.gradients import parameters_without_gradient
+
+CHANNELS, SIZES, SEMANTIC_CHANNELS, SEMANTIC_SIZE = (7, 9), ((4, 6), (2, 3)), 11, (2, 3)
+CONCEPT_DIM, NUM_PATTERNS = 6, 5
+SWITCHES = ("residual", "use_patterns", "use_semantic")
+ABLATIONS = [
+    dict(zip(SWITCHES, values, strict=True)) for values in itertools.product((True, False), repeat=len(SWITCHES))
+]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def inputs(batch=4):
+    details = [torch.randn(batch, c, *size) for c, size in zip(CHANNELS, SIZES, strict=True)]
+    return details, torch.randn(batch, SEMANTIC_CHANNELS, *SEMANTIC_SIZE), torch.randn(batch, CONCEPT_DIM)
+
+
+def make_encoder(position_dim=4, **options) -> ConditionEncoder:
+    return ConditionEncoder(CHANNELS, SEMANTIC_CHANNELS, CONCEPT_DIM, position_dim, NUM_PATTERNS, **options)
+
+
+def trained_encoder(**options) -> ConditionEncoder:
+    encoder = make_encoder(**options)
+    for _ in range(3):
+        encoder(*inputs())
+    return encoder.eval()
+
+
+@pytest.mark.parametrize("position_dim", [0, 4])
+@pytest.mark.parametrize("options", ABLATIONS, ids=str)
+def test_shapes(options, position_dim):
+    """Every condition has the announced width and its level's grid, under every ablation."""
+    encoder = make_encoder(position_dim, **options)
+    conditions = encoder(*inputs())
+
+    for condition, size in zip(conditions.details, SIZES, strict=True):
+        assert condition.shape == (4, encoder.condition_dim, *size)
+    assert conditions.semantic.shape == (4, encoder.condition_dim, *SEMANTIC_SIZE)
+    assert conditions.commitment.shape == ()
+
+
+@pytest.mark.parametrize("options", ABLATIONS, ids=str)
+def test_width_is_documented(options):
+    """P + 2 D with patterns, P + D without."""
+    expected = 4 + (2 if options["use_patterns"] else 1) * CONCEPT_DIM
+
+    assert make_encoder(**options).condition_dim == expected
+
+
+def test_condition_is_pattern_and_prototype():
+    """[ĥ'_i; ŷ]: the level's pattern first, then the prototype in every cell."""
+    encoder = trained_encoder()
+    details, semantic, prototype = inputs()
+    conditions = encoder(details, semantic, prototype)
+    context = encoder.context(semantic)
+    patterns = [
+        quantizer(h, prototype, context).codes for quantizer, h in zip(encoder.quantizers, details, strict=True)
+    ]
+    patterns.append(encoder.semantic_quantizer(semantic, prototype).codes)
+
+    for condition, pattern in zip((*conditions.details, conditions.semantic), patterns, strict=True):
+        assert torch.equal(condition[:, :-CONCEPT_DIM], pattern)
+        spread = prototype[..., None, None].expand(-1, -1, *condition.shape[-2:])
+        assert torch.equal(condition[:, -CONCEPT_DIM:], spread)
+
+
+def test_without_patterns_the_condition_is_position_and_prototype():
+    """The features do not matter, nothing is learned and nothing is committed."""
+    encoder = make_encoder(use_patterns=False)
+    details, semantic, prototype = inputs()
+    conditions = encoder(details, semantic, prototype)
+
+    for condition in (*conditions.details, conditions.semantic):
+        assert torch.equal(condition, concept_anchor(prototype, 4, *condition.shape[-2:]))
+    assert conditions.commitment == 0
+    assert not list(encoder.parameters())
+
+
+def test_without_the_semantic_codebook_its_condition_is_position_and_prototype():
+    """⟨PE, ŷ, 0⟩, and the detail levels stay as they are."""
+    full, reduced = trained_encoder(), make_encoder(use_semantic=False).eval()
+    reduced.load_state_dict({k: v for k, v in full.state_dict().items() if not k.startswith("semantic_quantizer")})
+    details, semantic, prototype = inputs()
+    expected, conditions = full(details, semantic, prototype), reduced(details, semantic, prototype)
+
+    assert torch.equal(conditions.semantic[:, :-CONCEPT_DIM], concept_anchor(prototype, 4, *SEMANTIC_SIZE))
+    assert not conditions.semantic[:, -CONCEPT_DIM:].any()
+    for ours, theirs in zip(conditions.details, expected.details, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_commitment_is_the_sum_over_the_codebooks():
+    """Detail levels and the semantic level count once each."""
+    encoder, commitments = make_encoder(), []
+    for module in encoder.modules():
+        if isinstance(module, Codebook):
+            module.register_forward_hook(lambda _m, _x, quantized: commitments.append(quantized.commitment))
+    commitment = encoder(*inputs()).commitment
+
+    assert len(commitments) == 3
+    assert_close(commitment, torch.stack(commitments).sum())
+
+
+@pytest.mark.parametrize("options", ABLATIONS, ids=str)
+def test_every_parameter_gets_a_gradient(options):
+    """No ablation leaves a parameter that nothing trains."""
+    encoder = make_encoder(**options)
+    conditions = encoder(*inputs())
+    parts = [*conditions.details, *([conditions.semantic] if options["use_semantic"] else [])]
+    loss = conditions.commitment + sum((part * torch.randn_like(part)).sum() for part in parts)
+    if options["use_patterns"]:
+        loss.backward()
+
+    assert parameters_without_gradient(encoder) == []
+
+
+@pytest.mark.parametrize("options", ABLATIONS, ids=str)
+def test_batch_of_two_equals_two_batches_of_one(options):
+    """In eval, images do not see each other."""
+    encoder = trained_encoder(**options)
+    details, semantic, prototype = inputs(batch=2)
+    together = encoder(details, semantic, prototype)
+    alone = [encoder([h[i : i + 1] for h in details], semantic[i : i + 1], prototype[i : i + 1]) for i in range(2)]
+
+    for level, condition in enumerate(together.details):
+        assert_close(condition, torch.cat([one.details[level] for one in alone]))
+    assert_close(together.semantic, torch.cat([one.semantic for one in alone]))
+
+
+def test_other_sizes_and_one_level():
+    """A single detail level on a grid that is no multiple of the semantic one."""
+    encoder = ConditionEncoder([7], SEMANTIC_CHANNELS, CONCEPT_DIM, 4, NUM_PATTERNS)
+    prototype = torch.randn(3, CONCEPT_DIM)
+    for size, semantic_size in (((5, 7), (3, 4)), ((1, 1), (1, 1)), ((1, 9), (1, 5))):
+        conditions = encoder([torch.randn(3, 7, *size)], torch.randn(3, SEMANTIC_CHANNELS, *semantic_size), prototype)
+        assert conditions.details[0].shape == (3, encoder.condition_dim, *size)
+        assert conditions.semantic.shape == (3, encoder.condition_dim, *semantic_size)
+
+
+def test_wrong_number_of_levels_is_refused():
+    """A missing level does not pass silently."""
+    details, semantic, prototype = inputs()
+    with pytest.raises(ValueError, match="shorter"):
+        make_encoder()(details[:1], semantic, prototype)
