@@ -39,7 +39,8 @@ class ConditionalCoupling(InvertibleModule):
         affine_clamp: Bound α of the log-scale.
 
     Raises:
-        ValueError: If there is not exactly one input and one condition, or fewer than two channels.
+        ValueError: If there is not exactly one input and one condition, fewer than two channels, or the bound or
+            ``hidden_dim`` is not positive.
 
     Example:
         >>> import torch
@@ -63,6 +64,12 @@ class ConditionalCoupling(InvertibleModule):
             msg = f"Expected one input of at least two channels and one condition, got {dims_in} and {dims_c}."
             raise ValueError(msg)
         channels, condition_dim = dims_in[0][0], dims_c[0][0]
+        if affine_clamp <= 0 or (hidden_dim is not None and hidden_dim < 1):
+            msg = (
+                "Expected a positive affine_clamp (bound of the log-scale) and hidden_dim (None for the published "
+                f"width), got {affine_clamp} and {hidden_dim}."
+            )
+            raise ValueError(msg)
         self.affine_clamp = affine_clamp
         self.split = (channels - channels // 2, channels // 2)
         subnet_dim = self.split[0] + condition_dim

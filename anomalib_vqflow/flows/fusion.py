@@ -92,7 +92,8 @@ class FusionCoupling(InvertibleModule):
         affine_clamp: Bound α of the log-scale (nearly: the bound is 0.999 α).
 
     Raises:
-        ValueError: If there is not exactly one condition, or a scale has fewer than two channels.
+        ValueError: If there is not exactly one condition, a scale has fewer than two channels, or the bound is not
+            positive.
 
     Example:
         >>> import torch
@@ -107,8 +108,11 @@ class FusionCoupling(InvertibleModule):
     ) -> None:
         super().__init__(dims_in, dims_c)
         channels = [dims[0] for dims in dims_in]
-        if len(dims_c) != 1 or min(channels) < 2:
+        if len(dims_c) != 1 or min(channels, default=0) < 2:
             msg = f"Expected scales of at least two channels and one condition, got {dims_in} and {dims_c}."
+            raise ValueError(msg)
+        if affine_clamp <= 0:
+            msg = f"affine_clamp, the bound of the log-scale, must be positive, got {affine_clamp}."
             raise ValueError(msg)
         self.affine_clamp = affine_clamp
         first, second = [c - c // 2 for c in channels], [c // 2 for c in channels]
@@ -141,7 +145,7 @@ class FusionCoupling(InvertibleModule):
         grid = (x_or_z[-1].shape[-2], x_or_z[-1].shape[-1])
         condition = c[0] if c[0].shape[-2:] == grid else F.adaptive_avg_pool2d(c[0], grid)
         if rev:
-            return self._inverse(x_or_z, condition)
+            return self._inverse(x_or_z, condition, jac)
         permuted = [x[:, order] for x, order in zip(x_or_z, self.permutations, strict=True)]
         halves = [x.split(split, dim=1) for x, split in zip(permuted, self.splits, strict=True)]
         first, second = [half[0] for half in halves], [half[1] for half in halves]
@@ -154,7 +158,7 @@ class FusionCoupling(InvertibleModule):
             log_det = _sum_per_image(first_scales) + _sum_per_image(second_scales)
         return tuple(torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)), log_det
 
-    def _inverse(self, z: Sequence[Tensor], condition: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _inverse(self, z: Sequence[Tensor], condition: Tensor, jac: bool) -> tuple[tuple[Tensor, ...], Tensor]:
         halves = [x.split(split, dim=1) for x, split in zip(z, self.splits, strict=True)]
         first, second = [half[0] for half in halves], [half[1] for half in halves]
         second_scales, second_shifts = self._scale_shift(self.second_subnet, first, condition)
@@ -163,6 +167,8 @@ class FusionCoupling(InvertibleModule):
         first = [(x - t) * torch.exp(-s) for x, s, t in zip(first, first_scales, first_shifts, strict=True)]
         permuted = [torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)]
         x = tuple(level[:, order.argsort()] for level, order in zip(permuted, self.permutations, strict=True))
+        if not jac:
+            return x, condition.new_zeros(condition.shape[0])
         return x, -(_sum_per_image(first_scales) + _sum_per_image(second_scales))
 
     def _scale_shift(self, subnet: FusionSubnet, halves: list[Tensor], condition: Tensor) -> ScaleShift:

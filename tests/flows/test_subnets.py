@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch.testing import assert_close
+
+from anomalib_vqflow.flows.subnets import ChannelNorm, ConvSubnet
+
+from .bijection import randomize_
+
+
+@pytest.mark.parametrize("size", [(3, 4), (1, 1), (1, 5)])
+def test_channel_norm_standardizes_each_cell(size):
+    """Over its channels every cell has mean 0 and variance 1, before weight and bias."""
+    torch.manual_seed(0)
+    x = 5 + 3 * torch.randn(2, 64, *size)
+    y = ChannelNorm(64)(x)
+
+    assert_close(y.mean(dim=1), torch.zeros(2, *size), atol=1e-5, rtol=0)
+    assert_close(y.var(dim=1, correction=0), torch.ones(2, *size), atol=1e-3, rtol=0)
+
+
+def test_channel_norm_weighs_channels():
+    """Weight and bias belong to channels."""
+    norm = ChannelNorm(4)
+    norm.weight.data.copy_(torch.tensor([1.0, 2.0, 3.0, 0.0]))
+    norm.bias.data.copy_(torch.tensor([0.0, 0.0, 0.0, 7.0]))
+    x = torch.randn(2, 4, 3, 5)
+    plain = ChannelNorm(4)(x)
+
+    assert_close(norm(x)[:, 1], 2 * plain[:, 1])
+    assert_close(norm(x)[:, 3], torch.full((2, 3, 5), 7.0))
+
+
+def test_new_subnet_predicts_zero():
+    """A new coupling is the identity up to its permutation."""
+    assert not ConvSubnet(6, 4, 5)(torch.randn(2, 6, 3, 3)).any()
+
+
+@pytest.mark.parametrize("size", [(3, 4), (1, 1), (1, 5)])
+def test_subnet_keeps_the_grid(size):
+    """Padding keeps the size of the map."""
+    assert ConvSubnet(6, 4, 5)(torch.randn(2, 6, *size)).shape == (2, 4, *size)
+
+
+def test_subnet_sees_two_cells_far():
+    """Two 3 × 3 convolutions: a change reaches a 5 × 5 neighborhood, no further."""
+    torch.manual_seed(0)
+    subnet, x = ConvSubnet(6, 4, 32), torch.randn(1, 6, 9, 9)
+    randomize_(subnet)
+    other = x.clone()
+    other[:, :, 4, 4] += 5
+    rows, columns = (subnet(x) != subnet(other)).any(dim=1)[0].nonzero().T
+
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 6, 2, 6)
