@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen timm backbone: images to detail maps and a semantic map."""
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -41,8 +42,8 @@ class FeaturePyramid(nn.Module):
             that the backbone cannot take this size.
 
     Raises:
-        ValueError: If the backbone or a layer does not exist, fewer than two layers are left, the weights do not fit,
-            or the backbone refuses the input size.
+        ValueError: If the backbone or a layer does not exist, fewer than two layers are left, there are no weights,
+            they cannot be downloaded or do not fit, or the backbone refuses the input size.
         FileNotFoundError: If ``pre_trained`` is a path that does not exist.
 
     Example:
@@ -62,16 +63,15 @@ class FeaturePyramid(nn.Module):
     ) -> None:
         super().__init__()
         indices = _layer_indices(backbone, layers)
-        self.body = _create_body(backbone, indices, pre_trained, input_size)
+        self.fixed_size = (input_size[0], input_size[1]) if _has_fixed_size(backbone) else None
+        self.body = _create_body(backbone, indices, pre_trained, self.fixed_size)
         self.body.requires_grad_(requires_grad=False)
         self.eval()
         self.channels_last = False
         maps = self._dry_run(backbone, input_size)
         channels = _feature_info(self.body).channels()
-        # Swin and its relatives give (B, h, w, C).
-        self.channels_last = all(
-            tuple(m.shape)[1] != c and tuple(m.shape)[-1] == c for m, c in zip(maps, channels, strict=True)
-        )
+        # Swin and its relatives give (B, h, w, C). One map cannot tell: at 384 pixels, swin's first is 96 x 96 x 96.
+        self.channels_last = any(m.shape[1] != c for m, c in zip(maps, channels, strict=True))
         self.shapes = [
             (c, *(m.shape[1:3] if self.channels_last else m.shape[2:])) for m, c in zip(maps, channels, strict=True)
         ]
@@ -100,7 +100,16 @@ class FeaturePyramid(nn.Module):
 
         Returns:
             Detail maps and semantic map, in float32 or wider.
+
+        Raises:
+            ValueError: If the backbone takes one size only, and the images have another.
         """
+        if self.fixed_size is not None and images.shape[-2:] != self.fixed_size:
+            msg = (
+                f"This backbone was built for images of {self.fixed_size} pixels, got {tuple(images.shape[-2:])}; "
+                "resize the images, or give input_size the size that you want."
+            )
+            raise ValueError(msg)
         maps = self.body(images)
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
@@ -116,13 +125,17 @@ class FeaturePyramid(nn.Module):
         try:
             return torch.func.functional_call(self.body, meta, (images,))
         except (RuntimeError, AssertionError, ValueError) as error:
-            height, width = (max(round(size / 32), 1) * 32 for size in input_size)
-            msg = (
-                f"Backbone '{backbone}' cannot take images of {input_size[0]}x{input_size[1]} pixels. The nearest size "
-                f"in multiples of 32 is input_size=({height}, {width}); windowed transformers such as swin want "
-                f"multiples of 224. The backbone said: {error}"
-            )
-            raise ValueError(msg) from error
+            raise ValueError(_size_refused(backbone, input_size, error)) from error
+
+
+def _size_refused(backbone: str, input_size: tuple[int, int], error: Exception) -> str:
+    nearest = tuple(max(round(size / 32), 1) * 32 for size in input_size)
+    cfg = timm.get_pretrained_cfg(backbone)
+    own = f"; {tuple(cfg.input_size[-2:])}, the size it is made for, is safe" if cfg is not None else ""
+    return (
+        f"Backbone '{backbone}' cannot take images of {input_size[0]}x{input_size[1]} pixels. The nearest size in "
+        f"multiples of 32 is input_size={nearest}{own}. The backbone said: {str(error) or type(error).__name__}"
+    )
 
 
 def _feature_info(body: nn.Module) -> FeatureInfo:
@@ -134,9 +147,12 @@ def _layer_indices(backbone: str, layers: Sequence[int | str] | None) -> list[in
     try:
         with torch.device("meta"):
             info = _feature_info(timm.create_model(backbone, pretrained=False, features_only=True))
-    except RuntimeError as error:
-        near = timm.list_models(f"*{backbone.split('.')[0].split('_')[0]}*")[:8]
-        msg = f"timm cannot build backbone '{backbone}' with features_only: {error}. Similar names: {near}."
+    except (RuntimeError, OSError) as error:  # OSError: a model from the hub whose description cannot be had
+        near = difflib.get_close_matches(backbone.split(".")[0], timm.list_models(), n=8)
+        msg = (
+            f"timm cannot build backbone '{backbone}' with features_only: {error} Similar names: {near}; "
+            "timm.list_models() gives all."
+        )
         raise ValueError(msg) from error
     names = [str(name) for name in info.module_name()]
     if layers is None:
@@ -154,23 +170,39 @@ def _layer_indices(backbone: str, layers: Sequence[int | str] | None) -> list[in
     return indices
 
 
+def _has_fixed_size(backbone: str) -> bool:
+    """Whether the backbone must know the image size when it is built, as windowed transformers must."""
+    cfg = timm.get_pretrained_cfg(backbone)  # None for models that timm looks up elsewhere
+    return cfg is not None and bool(cfg.fixed_input_size)
+
+
 def _create_body(
-    backbone: str, indices: list[int], pre_trained: bool | str | Path, input_size: tuple[int, int]
+    backbone: str, indices: list[int], pre_trained: bool | str | Path, fixed_size: tuple[int, int] | None
 ) -> nn.Module:
     """Build the timm feature extractor with the weights asked for."""
-    # Only windowed transformers want to know the image size.
-    sized: dict[str, Any] = {"img_size": input_size} if "swin" in backbone or "vit" in backbone else {}
+    sized: dict[str, Any] = {} if fixed_size is None else {"img_size": fixed_size}
+    ways_round = (
+        f"Either pass pre_trained='path/to/weights.safetensors', a state dict of timm's '{backbone}', or choose "
+        f"backbone='{backbones.SHIPPED}', whose weights come with this package."
+    )
+    cfg = timm.get_pretrained_cfg(backbone)
+    if pre_trained is True and cfg is not None and not cfg.has_weights:
+        msg = f"timm has no weights for backbone '{backbone}'. {ways_round}"
+        raise ValueError(msg)
     try:
         body = timm.create_model(
             backbone, pretrained=pre_trained is True, features_only=True, out_indices=tuple(indices), **sized
         )
     except OSError as error:  # timm and huggingface_hub raise subclasses of it when a download fails
         msg = (
-            f"The weights of backbone '{backbone}' could not be downloaded ({type(error).__name__}: {error}). Either "
-            f"pass pre_trained='path/to/weights.safetensors', a state dict of timm's '{backbone}', or choose "
-            f"backbone='{backbones.SHIPPED}', whose weights come with this package."
+            f"The weights of backbone '{backbone}' could not be downloaded ({type(error).__name__}: {error}). "
+            f"{ways_round}"
         )
         raise ValueError(msg) from error
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if fixed_size is None:
+            raise
+        raise ValueError(_size_refused(backbone, fixed_size, error)) from error
     if not isinstance(pre_trained, bool):
         _load_weights(body, Path(pre_trained), backbone)
     return body
@@ -179,7 +211,7 @@ def _create_body(
 def _load_weights(body: nn.Module, path: Path, backbone: str) -> None:
     """Load a state dict file into ``body``, upcast to its types, whether saved from timm's whole or feature model."""
     if not path.is_file():
-        msg = f"pre_trained names the weights file {path}, which does not exist."
+        msg = f"pre_trained names the weights file {path}, which is no existing file."
         raise FileNotFoundError(msg)
     try:
         if path.suffix == ".safetensors":
@@ -187,11 +219,12 @@ def _load_weights(body: nn.Module, path: Path, backbone: str) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state)
+        # Feature extraction renames "stages.0" to "stages_0" in some architectures.
+        found = {key.replace(".", "_"): value for key, value in state.items()}
     except Exception as error:
-        msg = f"{path} is no readable state dict ({type(error).__name__}: {error}); give a .safetensors or torch file."
+        reason = str(error).split(". ")[0]  # torch goes on to advise loading without weights_only
+        msg = f"{path} is no readable state dict ({type(error).__name__}: {reason}); give a .safetensors or torch file."
         raise ValueError(msg) from error
-    # Feature extraction renames "stages.0" to "stages_0" in some architectures.
-    found = {key.replace(".", "_"): value for key, value in state.items()}
     wanted = body.state_dict()
     loaded = {
         key: found[key.replace(".", "_")]
@@ -201,7 +234,7 @@ def _load_weights(body: nn.Module, path: Path, backbone: str) -> None:
     missing = [key for key in wanted if key not in loaded and not key.endswith("num_batches_tracked")]
     if missing:
         used = {key.replace(".", "_") for key in wanted}
-        unexpected = [key for key in state if key.replace(".", "_") not in used]
+        unexpected = [key for key in state if key.replace(".", "_") not in used and not key.endswith("batches_tracked")]
         msg = (
             f"{path} does not fit backbone '{backbone}'. Missing or of another shape ({len(missing)}): "
             f"{missing[:8]}{'...' if len(missing) > 8 else ''}. Unexpected ({len(unexpected)}): "

@@ -59,6 +59,7 @@ class VQFlowLoss(nn.Module):
         Returns:
             The loss and its parts.
         """
+        log_det = log_det.to(torch.promote_types(log_det.dtype, torch.float32))
         energies = [0.5 * z.to(log_det.dtype).square().flatten(1).sum(dim=1) for z in latents]
         num_dims = sum(z[0].numel() for z in latents)
         nll = (torch.stack(energies).sum(dim=0) - log_det).mean()
