@@ -92,6 +92,12 @@ class VQFlowModel(nn.Module):
         if quantization not in {"residual", "independent"}:
             msg = f"quantization must be 'residual' or 'independent', got {quantization!r}."
             raise ValueError(msg)
+        if concept_dim < 1 or position_dim < 0 or position_dim % 4:
+            msg = (
+                "Expected a positive concept_dim, and a multiple of 4 as position_dim (0 leaves the position out), "
+                f"got {concept_dim} and {position_dim}."
+            )
+            raise ValueError(msg)
         self.features = FeaturePyramid(backbone, layers, pre_trained, input_size)
         detail_shapes, semantic_channels = self.features.detail_shapes, self.features.semantic_shape[0]
         self.concept = ConceptQuantizer(semantic_channels, concept_dim, num_concepts, novelty=concept_novelty)
