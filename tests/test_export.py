@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported models predict what the Lightning model predicts."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from anomalib.deploy import CompressionType, ExportType, OpenVINOInferencer, TorchInferencer
+from anomalib.metrics import F1Score
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import seed_everything
+from onnx import TensorProto, helper
+from PIL import Image
+from torchvision.transforms.v2 import CenterCrop, Compose, Resize
+
+from anomalib_vqflow import VQFlow
+from anomalib_vqflow.export import AntialiasPreProcessor, FreshMetric, calibration_size, resize_extension
+from anomalib_vqflow.quantization import Codebook
+
+from .data.folders import make_category
+from .tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model
+
+FP32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO computes in bfloat16 by default on CPUs that can
+TOLERANCE = 1e-4  # of the range of the map
+SIZES = [(64, 64), (100, 150), (40, 48)]  # nominal, shrinking, growing
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("export")
+
+
+@pytest.fixture(autouse=True)
+def _anywhere(folder, monkeypatch):
+    monkeypatch.chdir(folder)  # OpenVINOInferencer writes its cache into the working directory
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")  # TorchInferencer unpickles
+
+
+@pytest.fixture(scope="module")
+def root(folder):
+    """Two categories of different image sizes, one without masks."""
+    make_category(folder / "data", "bolt", size=(150, 100))
+    make_category(folder / "data", "nut", size=(40, 48), masks=False)
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder, root):
+    """A model after 50 steps: its flows are no identity, its statistics and thresholds are set."""
+    seed_everything(0)
+    engine = tiny_engine(folder, max_epochs=25, check_val_every_n_epoch=25)
+    engine.fit(tiny_model(lr=1e-3), datamodule=tiny_data(root))
+    return engine.best_model_path
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return VQFlow.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+
+
+@pytest.fixture(scope="module")
+def exported(folder, root, checkpoint):
+    """Export from the checkpoint, each kind once."""
+
+    @cache
+    def export(kind, compression=None, **arguments):
+        return tiny_engine(folder).export(
+            tiny_model(),
+            ExportType(kind),
+            folder / "-".join(map(str, (kind, compression, *arguments.values()))),
+            compression_type=compression and CompressionType(compression),
+            datamodule=tiny_data(root),
+            ckpt_path=checkpoint,
+            **arguments,
+        )
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def predictor(exported):
+    """Load an exported model as its users do, each once."""
+
+    @cache
+    def load(kind, *arguments):
+        path = exported(kind, *arguments)
+        if kind == "torch":
+            return TorchInferencer(path, device="cpu").predict
+        if kind == "openvino":
+            return OpenVINOInferencer(path, device="CPU", config=FP32).predict
+        session = onnxruntime.InferenceSession(path)
+        names = [output.name for output in session.get_outputs()]
+
+        def predict(images):
+            values = session.run(None, {"input": images.numpy()})
+            return ImageBatch(image=images, **dict(zip(names, map(torch.from_numpy, values), strict=True)))
+
+        return predict
+
+    return load
+
+
+def some_images(batch, size):
+    """Draw images of shape ``(B, 3, *size)`` in [0, 1]: noise as in training, with ever more structure."""
+    generator = torch.Generator().manual_seed(batch * 1000 + size[0])
+    noise = (60 + 40 * torch.rand(batch, 3, *size, generator=generator)) / 255
+    coarse = Resize(size)(torch.rand(batch, 3, 4, 4, generator=generator))
+    return torch.lerp(noise, coarse, torch.linspace(0.2, 0.6, batch)[:, None, None, None])
+
+
+def check_equal(actual, expected):
+    """Compare predictions; a label may only differ where its score is on the threshold."""
+    names = ("anomaly_map", "pred_score", "pred_label")
+    as_array = {name: torch.as_tensor(getattr(actual, name)).detach().numpy() for name in names}
+    anomaly_map = expected.anomaly_map.numpy()
+    tolerance = TOLERANCE * np.ptp(anomaly_map)
+    assert tolerance > 0
+    np.testing.assert_allclose(as_array["anomaly_map"].reshape(anomaly_map.shape), anomaly_map, atol=tolerance, rtol=0)
+    np.testing.assert_allclose(as_array["pred_score"].reshape(-1), expected.pred_score, atol=tolerance, rtol=0)
+    clear = np.abs(expected.pred_score.numpy() - 0.5) > tolerance
+    assert clear.any()
+    np.testing.assert_array_equal(as_array["pred_label"].reshape(-1)[clear], expected.pred_label.numpy()[clear])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
+def test_predictions_equal_lightning(model, predictor, kind, batch, size):
+    """An export without an input size takes any batch and image size, and predicts what the Lightning model does."""
+    images = some_images(batch, size)
+    with torch.no_grad():
+        expected = model(images)
+    check_equal(predictor(kind)(images), expected)
+
+
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_inferencers_equal_engine(folder, root, checkpoint, predictor, kind):
+    """From a file and from its array, anomalib's inferencers predict what ``Engine.predict`` does.
+
+    The file is larger than the model's input. anomalib resizes with antialiasing in the engine, and without in its own
+    exports: on real images of twice and five times the input size, the image scores of a model trained on four of the
+    categories in ``../shared/data`` then moved by up to a third of their range, pixels by up to 45 % of it, and up to
+    7 % more good images raised an alarm. Its users should get the scores that the thresholds were fitted to, so our
+    exports antialias.
+    """
+    path = root / "bolt" / "test" / "hole" / "000.png"
+    (expected,) = tiny_engine(folder).predict(tiny_model(), data_path=path, ckpt_path=checkpoint)
+    check_equal(predictor(kind)(path), expected)
+    check_equal(predictor(kind)(np.asarray(Image.open(path))), expected)
+
+
+def test_antialiasing_matters(model, predictor):
+    """Without antialiasing in the export, the test above would fail by far."""
+    images = some_images(4, (100, 150))
+    plain = PreProcessor(model.pre_processor.transform)  # anomalib's
+    with torch.no_grad():
+        without = model.post_processor(model.model(plain(images)))
+    difference = (predictor("torch")(images).anomaly_map.detach() - without.anomaly_map).abs().max()
+    assert difference > 100 * TOLERANCE * (without.anomaly_map.max() - without.anomaly_map.min())
+
+
+def test_pre_processor_exports_antialiasing_only_where_asked_for():
+    """Each ``Resize`` exports as it is, and everything else as anomalib exports it, also after loading."""
+    transform = Compose([Resize((80, 80), antialias=True), CenterCrop(72), Resize((64, 64), antialias=False)])
+    pre_processor = AntialiasPreProcessor()
+    assert pre_processor.export_transform is None
+    pre_processor.load_checkpoint_config(AntialiasPreProcessor(transform).checkpoint_config())
+    for made in (AntialiasPreProcessor(transform), pre_processor):
+        first, crop, second = made.export_transform.transforms
+        assert (first.antialias, second.antialias) == (True, False)
+        assert type(crop).__name__ == "ExportableCenterCrop"
+
+
+def test_codes_equal_lightning(model, exported, folder):
+    """The exported model assigns every image to the same concept and every cell to the same pattern."""
+    graph = onnx.load(exported("onnx"))
+    choices = [node.output[0] for node in graph.graph.node if node.op_type == "ArgMin"]
+    graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in choices)
+    onnx.save(graph, folder / "codes.onnx")
+    images = some_images(4, (100, 150))
+    actual = onnxruntime.InferenceSession(folder / "codes.onnx").run(choices, {"input": images.numpy()})
+
+    expected = []
+    codebooks = [module for module in model.model.modules() if isinstance(module, Codebook)]
+    hooks = [book.register_forward_hook(lambda *call: expected.append(call[-1].indices)) for book in codebooks]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    assert len(expected) == len(choices) == 1 + 4  # concept, three detail levels, semantic level
+    assert len(expected[0].unique()) > 1
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_graph_holds_inference_only(model, exported):
+    """No node is for training, none is idle, and no tensor is stored that inference does not need."""
+    graph = onnx.load(exported("onnx")).graph
+    kinds = {node.op_type for node in graph.node}
+    training = {"BatchNormalization", "Dropout", "Multinomial", "RandomNormalLike", "RandomUniformLike", "ScatterND"}
+    assert not kinds & training
+    assert not kinds & {"If", "Loop", "Scan"}
+    assert "ReduceSum" not in kinds  # the log-determinants are sums over the cells
+
+    needed = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        assert needed & set(node.output), f"{node.name} leads nowhere"
+        needed |= set(node.input)
+    stored = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    assert stored.keys() <= needed
+    assert not any("code_sums" in name for name in stored)
+    parameters = sum(p.numel() for p in model.model.parameters())
+    codes = sum(m.codes.numel() for m in model.model.modules() if isinstance(m, Codebook))
+    assert sum(stored.values()) < 1.01 * (parameters + codes)  # nothing of the size of a Jacobian or a table
+
+
+def test_outputs(exported):
+    """The model says what anomalib's inferencers expect, for any batch size."""
+    outputs = openvino.Core().read_model(exported("openvino")).outputs
+    assert {output.any_name for output in outputs} == {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
+    assert all(output.partial_shape[0].is_dynamic for output in outputs)
+
+
+def test_operator_set(monkeypatch, tmp_path):
+    """ONNX is written in the exporter's own operator set, unless the user asks for another."""
+    asked = []
+    monkeypatch.setattr(torch.onnx, "export", lambda **arguments: asked.append(arguments["opset_version"]))
+    tiny_model().to_onnx(tmp_path)
+    tiny_model().to_onnx(tmp_path, opset_version=20)
+    assert asked == [18, 20]
+
+
+def resize_graph(path, by_size, **attributes):
+    """Write an ONNX model that does nothing but ``Resize``, to 10 × 7 or to 1.5 times the size."""
+    target = helper.make_tensor("sizes", TensorProto.INT64, [4], [2, 3, 10, 7])
+    inputs = ["input", "", "", "sizes"]
+    if not by_size:
+        target = helper.make_tensor("scales", TensorProto.FLOAT, [4], [1.0, 1.0, 1.5, 1.5])
+        inputs = ["input", "", "scales"]
+    shapes = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3, None, None]) for n in ("input", "output")]
+    node = helper.make_node("Resize", inputs, ["output"], **attributes)
+    graph = helper.make_graph([node], "resize", shapes[:1], shapes[1:], [target])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def resized(path, images, **arguments):
+    compiled = openvino.compile_model(openvino.convert_model(path, **arguments), "CPU", FP32)
+    return compiled(images.numpy())[0]
+
+
+@pytest.mark.parametrize(
+    ("by_size", "attributes"),
+    [
+        (True, {"mode": "linear"}),
+        (True, {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+        (False, {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}),
+        (False, {"mode": "cubic", "cubic_coeff_a": -0.5}),
+        (True, {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+        (False, {}),
+    ],
+    ids=str,
+)
+def test_other_resizes_convert_as_before(tmp_path, by_size, attributes):
+    """The extension changes nothing where no antialiasing is asked for."""
+    resize_graph(tmp_path / "model.onnx", by_size, **attributes)
+    images = some_images(2, (12, 9))
+    native = resized(tmp_path / "model.onnx", images)
+    np.testing.assert_array_equal(resized(tmp_path / "model.onnx", images, extension=resize_extension()), native)
+
+
+@pytest.mark.parametrize(("mode", "interpolation"), [("linear", 2), ("cubic", 3)])
+def test_openvino_antialiases_as_torch(tmp_path, mode, interpolation):
+    """With the extension, OpenVINO shrinks images exactly as torch does."""
+    resize_graph(tmp_path / "model.onnx", by_size=True, mode=mode, antialias=1)
+    images = some_images(2, (33, 40))
+    expected = Resize((10, 7), interpolation, antialias=True)(images)
+    actual = resized(tmp_path / "model.onnx", images, extension=resize_extension())
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_fresh_metric_forgets():
+    """A candidate model is judged by its own predictions, not by those of the models before it."""
+    truth, images = torch.tensor([True, False]), torch.zeros(2, 3, 4, 4)
+    metric = FreshMetric(F1Score(fields=["pred_label", "gt_label"]))
+    values = []
+    for prediction in (truth, ~truth, truth):
+        metric.update(ImageBatch(image=images, gt_label=truth, pred_label=prediction))
+        values.append(metric.compute())
+    assert values == [1, 0, 1]
+
+
+def test_calibration_images_have_one_size(root):
+    """Images of different sizes calibrate together, at the size that the export takes, and the trainer comes back."""
+    datamodule = tiny_data(root)
+    with calibration_size(datamodule, (24, 32)):
+        datamodule.setup("fit")
+        assert {batch.image.shape[2:] for batch in datamodule.val_dataloader()} == {(24, 32)}
+    assert datamodule.trainer is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("compression", "arguments"),
+    [("fp16", {}), ("int8", {}), ("int8_ptq", {}), ("int8_acq", {"max_drop": 0.5})],
+)
+def test_compressed(model, exported, compression, arguments):
+    """Every compression exports from a checkpoint, with images of any size, to a smaller model that still predicts."""
+    path = exported("openvino", compression, **arguments)
+    images = some_images(4, (100, 150))
+    prediction = OpenVINOInferencer(path, device="CPU", config=FP32).predict(images)
+    with torch.no_grad():
+        expected = model(images)
+    error = np.abs(prediction.anomaly_map.reshape(expected.anomaly_map.shape) - expected.anomaly_map.numpy())
+    assert error.mean() < 0.1 * np.ptp(expected.anomaly_map.numpy())
+    full = exported("openvino").with_suffix(".bin").stat().st_size
+    assert path.with_suffix(".bin").stat().st_size < 0.6 * full
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", [None, "int8_ptq"])
+def test_static_size(model, exported, compression):
+    """With an input size, a model takes images of this size only, and can still be quantized with images of others."""
+    path = exported("openvino", compression, input_size=(72, 80))
+    predict = OpenVINOInferencer(path, device="CPU", config=FP32).predict
+    prediction = predict(some_images(4, (72, 80)))
+    if compression is None:
+        with torch.no_grad():
+            check_equal(prediction, model(some_images(4, (72, 80))))
+    with pytest.raises(RuntimeError):
+        predict(some_images(1, (64, 64)))
+
+
+@pytest.mark.slow
+def test_command_line(folder, checkpoint, model):
+    """``anomalib export`` writes the same model."""
+    arguments = [f"--model.{name}={value}" for name, value in ARGUMENTS.items() if name in {"backbone", "pre_trained"}]
+    command = [Path(sys.executable).parent / "anomalib", "export", "--model", "VQFlow", *arguments]
+    command += ["--export_type", "onnx", "--ckpt_path", checkpoint, "--export_root", folder / "cli"]
+    subprocess.run(command, check=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    session = onnxruntime.InferenceSession(folder / "cli" / "weights" / "onnx" / "model.onnx")
+    images = some_images(2, (100, 150))
+    (score,) = session.run(["pred_score"], {"input": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(score, model(images).pred_score, atol=TOLERANCE)
