@@ -200,15 +200,14 @@ class VQFlow(AnomalibModule):
             batch_idx: Number of the batch in the epoch.
 
         Returns:
-            The loss, or None for a batch that is left out.
+            The loss, or None for a batch that is left out; zero under distributed training, which must not skip a step.
 
         Raises:
             ValueError: If already the first batch has a single image, or the loss is not finite.
         """
         images = self._images(batch)
         if images.shape[0] < 2:
-            self._leave_out_short_batch(batch_idx)
-            return None
+            return self._leave_out_short_batch(batch_idx)
         output = self.model(images)
         terms = self.loss(output.latents, output.log_det, output.commitment)
         if not terms.total.isfinite():
@@ -259,7 +258,7 @@ class VQFlow(AnomalibModule):
         msg = f"{where} {safe} Resume from it with a smaller lr (now {self.lr}), or in precision 32 if it was lower."
         raise ValueError(msg)
 
-    def _leave_out_short_batch(self, batch_idx: int) -> None:
+    def _leave_out_short_batch(self, batch_idx: int) -> STEP_OUTPUT:
         if batch_idx == 0:
             msg = (
                 "VQ-Flow cannot train on single images, because its encoders normalize over the batch, but the first "
@@ -269,6 +268,10 @@ class VQFlow(AnomalibModule):
         if not self._told_short_batch:
             rank_zero_warn("The last batch of an epoch has a single image and is left out of the training.")
             self._told_short_batch = True
+        if self.trainer.world_size == 1:
+            return None
+        trainable = [parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]
+        return {"loss": 0.0 * torch.stack(trainable).sum()}
 
     def _log_training(self, terms: LossTerms, num_dims: int, batch_size: int) -> None:
         """Log the loss per latent dimension, its parts, how evenly the codes are used, and how many are."""
@@ -320,7 +323,11 @@ class VQFlow(AnomalibModule):
         if stage != "fit":
             return
         if self._epochs_unset and self.trainer.max_epochs == LIGHTNING_DEFAULT_EPOCHS:
-            logger.warning("max_epochs was not set: training for %d epochs, as published.", DEFAULT_EPOCHS)
+            logger.warning(
+                "max_epochs was not set: training for %d epochs, as published, and not for %d, as Lightning says.",
+                DEFAULT_EPOCHS,
+                LIGHTNING_DEFAULT_EPOCHS,
+            )
             self.trainer.fit_loop.max_epochs = DEFAULT_EPOCHS
         if self.trainer.num_sanity_val_steps == LIGHTNING_DEFAULT_SANITY_STEPS:
             self.trainer.num_sanity_val_steps = 0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -462,6 +463,36 @@ def test_a_batch_that_is_left_out_changes_no_weight(tmp_path):
 
     assert len(states) == 3
     assert all(torch.equal(states[1][name], states[2][name]) for name in states[1])
+
+
+DISTRIBUTED = """
+import sys
+from tests.test_lightning_model import loader
+from tests.tiny import tiny_engine, tiny_model
+
+model = tiny_model(evaluator=False)
+engine = tiny_engine(sys.argv[1], max_epochs=2, devices=2, strategy="ddp", limit_val_batches=0)
+engine.fit(model, train_dataloaders=loader(6, 2))
+weights = [parameter.double().sum().item() for parameter in model.parameters()]
+with open(f"{sys.argv[1]}/{engine.trainer.global_rank}.txt", "w") as file:
+    file.write(f"{engine.trainer.global_step} {weights}")
+"""
+
+
+@pytest.mark.slow
+def test_a_last_batch_of_one_image_does_not_break_distributed_training(tmp_path):
+    """Two processes with three images each, in batches of two, stay in step and end with equal, finite weights."""
+    script = tmp_path / "train.py"
+    script.write_text(DISTRIBUTED)
+    command = [sys.executable, "-W", "ignore", str(script), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert first == second
+    assert first.startswith("4 ")
+    assert "nan" not in first
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(4, 1), (1, 2)])
