@@ -126,14 +126,16 @@ def sigmoid_scores(model):
 
 
 def test_every_logger_gets_every_number(root, tmp_path):
-    """A Lightning logger gets every evaluable number under its category."""
-    logger = CSVLogger(tmp_path / "logs")
-    fit_and_test(padim(), MultiCategory(root, num_workers=0), tmp_path, logger=logger)
+    """Each of several Lightning loggers gets every evaluable number under its category."""
+    loggers = [CSVLogger(tmp_path / name) for name in ("first", "second")]
+    fit_and_test(padim(), MultiCategory(root, num_workers=0), tmp_path, logger=loggers)
 
-    columns = (tmp_path / "logs/lightning_logs/version_0/metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"nut/image_AUROC", "nut/pixel_AUPRO", "macro/image_AP", "pooled/image_F1Max", "image_AUROC"} <= {*columns}
-    assert "plate/image_AUROC" not in columns
-    assert "bolt/pixel_AUROC" not in columns
+    for name in ("first", "second"):
+        columns = (tmp_path / name / "lightning_logs/version_0/metrics.csv").read_text().splitlines()[0].split(",")
+        some = {"nut/image_AUROC", "nut/pixel_AUPRO", "macro/image_AP", "pooled/image_F1Max", "image_AUROC"}
+        assert some <= {*columns}
+        assert "plate/image_AUROC" not in columns
+        assert "bolt/pixel_AUROC" not in columns
 
 
 def test_single_category_datamodules_work(root, tmp_path):

@@ -4,7 +4,9 @@
 import numpy as np
 from numpy.random import Generator
 
-from .primitives import Array, box, circle, coordinates, coverage, fbm, mix, move, strokes
+from .drawing import strokes
+from .noise import fbm
+from .primitives import Array, box, circle, coordinates, coverage, mix, move
 from .scene import Fault, Scene, flat_scene
 
 _CHIP = (0.0, -0.09)

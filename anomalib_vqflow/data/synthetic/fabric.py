@@ -7,7 +7,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .primitives import Array, coordinates, coverage, fbm, move, smoothstep
+from .noise import fbm
+from .primitives import Array, coordinates, coverage, move, smoothstep
 from .scene import Fault, Scene, flat_scene
 
 _THREADS = 26  # across the image

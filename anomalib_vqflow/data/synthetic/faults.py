@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 
-from .primitives import Array, blob, blur, coordinates, coverage, fbm, smoothstep, stroke, strokes, value_noise, walk
+from .drawing import stroke, strokes
+from .noise import fbm, value_noise
+from .primitives import Array, blob, blur, coordinates, coverage, smoothstep, walk
 from .scene import Scene
 
 Color = tuple[float, float, float]

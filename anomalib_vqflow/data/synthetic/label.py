@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from .primitives import Array, blur, box, circle, coordinates, coverage, fbm, move, sample
+from .noise import fbm
+from .primitives import Array, blur, box, circle, coordinates, coverage, move, sample
 from .scene import Fault, Scene, flat_scene
 
 # Letters of 5 x 7 dots: for each of the seven rows, from the top, two hexadecimal digits whose low five bits are dots.

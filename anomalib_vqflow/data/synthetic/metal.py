@@ -4,7 +4,8 @@
 import numpy as np
 from numpy.random import Generator
 
-from .primitives import Array, box, circle, coordinates, coverage, fbm, length, move, sample, smoothstep, value_noise
+from .noise import fbm, value_noise
+from .primitives import Array, box, circle, coordinates, coverage, length, move, sample, smoothstep
 from .scene import Fault, Scene, flat_scene
 
 

@@ -5,7 +5,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike
 
-from .primitives import Array, box, circle, coordinates, coverage, fbm, length, mix, move, smoothstep, value_noise
+from .noise import fbm, value_noise
+from .primitives import Array, box, circle, coordinates, coverage, length, mix, move, smoothstep
 from .scene import Fault, Scene, flat_scene
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building blocks of procedural images: noise, shapes, strokes, shading and camera effects.
+"""Building blocks of procedural images: coordinates, shapes, shading and camera effects.
 
 Every function is a pure function of its arguments and of the random generator given to it. Positions and lengths are in
 units of the image side, x to the right and y down, with the center of the image at (0, 0), so a picture keeps its
@@ -7,17 +7,12 @@ composition when its size changes. Images are float32 arrays, gray ``(S, S)`` or
 around 0 to 1 until :func:`to_uint8` rounds them.
 """
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float32]
-
-_SUPERSAMPLING = 4  # strokes and polygons are drawn this much larger and averaged down
-_SHIFT = 4  # fractional bits of the coordinates that OpenCV's drawing functions take
 
 
 def coordinates(size: int) -> tuple[Array, Array]:
@@ -54,95 +49,6 @@ def move(x: Array, y: Array, angle: float = 0.0, shift: tuple[float, float] = (0
     dx, dy = x - np.float32(shift[0]), y - np.float32(shift[1])
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return cos * dx + sin * dy, cos * dy - sin * dx
-
-
-def value_noise(rng: Generator, size: int, cells: int | tuple[int, int]) -> Array:
-    """Return smooth noise: normal random numbers on a lattice, interpolated by cubics.
-
-    Args:
-        rng: Source of randomness.
-        size: Side of the image in pixels.
-        cells: Lattice cells across the image, one number or (vertical, horizontal) for stretched noise.
-
-    Returns:
-        Noise of shape ``(size, size)``, zero mean and about unit spread over many draws.
-    """
-    rows, columns = (cells, cells) if isinstance(cells, int) else cells
-    lattice = rng.standard_normal((rows + 3, columns + 3), dtype=np.float32)
-    # Pixel i reads lattice position 1 + (i + 0.5) * cells / size, away from the border of the lattice.
-    step_x, step_y = columns / size, rows / size
-    matrix = np.array([[step_x, 0, 1 + 0.5 * step_x], [0, step_y, 1 + 0.5 * step_y]])
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    noise = cv2.warpAffine(lattice, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT)
-    return np.asarray(noise, dtype=np.float32)
-
-
-def fbm(rng: Generator, size: int, cells: int | tuple[int, int], octaves: int = 4, gain: float = 0.5) -> Array:
-    """Return fractional Brownian motion: octaves of :func:`value_noise`, each twice as fine and ``gain`` as strong.
-
-    Args:
-        rng: Source of randomness.
-        size: Side of the image in pixels.
-        cells: Lattice cells of the coarsest octave, one number or (vertical, horizontal).
-        octaves: Number of octaves; those finer than a pixel are left out.
-        gain: Amplitude of an octave relative to the one before.
-
-    Returns:
-        Noise of shape ``(size, size)``, zero mean and about unit spread over many draws.
-    """
-    rows, columns = (cells, cells) if isinstance(cells, int) else cells
-    total = np.zeros((size, size), dtype=np.float32)
-    power = 0.0
-    for octave in range(octaves):
-        scale, amplitude = 2**octave, gain**octave
-        noise = value_noise(rng, size, (rows * scale, columns * scale))
-        if octave and min(rows, columns) * scale > size:
-            continue  # too fine, but drawn, so that what is drawn next doesn't depend on the size
-        total += np.float32(amplitude) * noise
-        power += amplitude**2
-    return total / np.float32(np.sqrt(power))
-
-
-def perlin(rng: Generator, size: int, cells: int) -> Array:
-    """Return gradient noise (Perlin 1985, with the quintic fade of 2002).
-
-    Args:
-        rng: Source of randomness.
-        size: Side of the image in pixels.
-        cells: Lattice cells across the image.
-
-    Returns:
-        Noise of shape ``(size, size)``, zero on the lattice points, roughly within -1 to 1.
-    """
-    angle = rng.uniform(0, 2 * np.pi, (cells + 1, cells + 1)).astype(np.float32)
-    position = (np.arange(size, dtype=np.float32) + 0.5) * (cells / size)
-    index = np.minimum(position.astype(np.intp), cells - 1)
-    offset = position - index
-    fade = offset**3 * (offset * (offset * 6 - 15) + 10)
-    top, left = np.ix_(index, index)
-    dot = []
-    for row in (0, 1):
-        for column in (0, 1):
-            theta = angle[top + row, left + column]
-            dot.append(np.cos(theta) * (offset[None, :] - column) + np.sin(theta) * (offset[:, None] - row))
-    upper = mix(dot[0], dot[1], fade[None, :])
-    lower = mix(dot[2], dot[3], fade[None, :])
-    return np.float32(np.sqrt(2)) * mix(upper, lower, fade[:, None])
-
-
-def grain(rng: Generator, shape: tuple[int, ...]) -> Array:
-    """Return white noise of zero mean and unit spread, nearly normal: sums of four random bytes.
-
-    Args:
-        rng: Source of randomness.
-        shape: Shape of the noise.
-
-    Returns:
-        Noise, three times as fast as normal random numbers.
-    """
-    count = int(np.prod(shape))
-    values = np.frombuffer(rng.bytes(4 * count), dtype=np.uint8).reshape(4, *shape).sum(axis=0, dtype=np.uint16)
-    return (values.astype(np.float32) - np.float32(510)) * np.float32(1 / 147.8)
 
 
 def sample(texture: Array, x: Array, y: Array) -> Array:
@@ -283,73 +189,6 @@ def walk(
     direction = angle + np.cumsum(rng.standard_normal(steps) * wobble)
     moves = np.stack([np.cos(direction), np.sin(direction)], axis=1) * (distance / steps)
     return np.concatenate([[start], np.asarray(start) + np.cumsum(moves, axis=0)])
-
-
-def stroke(size: int, points: ArrayLike, width: ArrayLike) -> Array:
-    """Draw a line through points, antialiased.
-
-    Args:
-        size: Side of the image in pixels.
-        points: Points of shape ``(N, 2)`` as (x, y).
-        width: Width of the line, one number or one for each of the N - 1 segments.
-
-    Returns:
-        Mask of shape ``(size, size)``: 1 on the line.
-    """
-    large = size * _SUPERSAMPLING
-    image = np.zeros((large, large), dtype=np.uint8)
-    corners = _to_fixed_point(points, large)
-    widths = np.broadcast_to(np.asarray(width, dtype=np.float64), (len(corners) - 1,))
-    for first, second, thickness in zip(corners[:-1], corners[1:], widths, strict=True):
-        pixels = max(1, round(thickness * large))
-        cv2.line(image, first.tolist(), second.tolist(), 255, pixels, cv2.LINE_8, _SHIFT)
-    return _shrink(image, size)
-
-
-def strokes(size: int, paths: Sequence[ArrayLike], width: float) -> Array:
-    """Draw lines of one width, antialiased; faster than one :func:`stroke` after the other.
-
-    Args:
-        size: Side of the image in pixels.
-        paths: For each line, points of shape ``(N, 2)`` as (x, y).
-        width: Width of the lines.
-
-    Returns:
-        Mask of shape ``(size, size)``: 1 on the lines.
-    """
-    large = size * _SUPERSAMPLING
-    image = np.zeros((large, large), dtype=np.uint8)
-    corners = [_to_fixed_point(points, large) for points in paths]
-    cv2.polylines(image, corners, False, 255, max(1, round(width * large)), cv2.LINE_8, _SHIFT)  # noqa: FBT003
-    return _shrink(image, size)
-
-
-def polygon(size: int, points: ArrayLike) -> Array:
-    """Fill a polygon, antialiased.
-
-    Args:
-        size: Side of the image in pixels.
-        points: Corners of shape ``(N, 2)`` as (x, y), or several polygons of shape ``(M, N, 2)``.
-
-    Returns:
-        Mask of shape ``(size, size)``: 1 inside.
-    """
-    large = size * _SUPERSAMPLING
-    image = np.zeros((large, large), dtype=np.uint8)
-    corners = _to_fixed_point(points, large)
-    many = corners if corners.ndim == 3 else corners[None]
-    cv2.fillPoly(image, list(many), 255, cv2.LINE_8, _SHIFT)
-    return _shrink(image, size)
-
-
-def _to_fixed_point(points: ArrayLike, large: int) -> NDArray[np.int32]:
-    pixels = (np.asarray(points, dtype=np.float64) + 0.5) * large - 0.5
-    return np.round(pixels * 2**_SHIFT).astype(np.int32)
-
-
-def _shrink(image: NDArray[np.uint8], size: int) -> Array:
-    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def shade(

@@ -10,7 +10,8 @@ from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
 
 from .catalog import PRODUCTS, defects
-from .primitives import blur, coordinates, grain, shade, to_uint8
+from .noise import grain
+from .primitives import blur, coordinates, shade, to_uint8
 from .scene import Fault, Scene
 
 GOOD = "good"

@@ -4,7 +4,9 @@
 import numpy as np
 from numpy.random import Generator
 
-from .primitives import Array, blob, box, coordinates, coverage, fbm, move, polygon, smoothstep
+from .drawing import polygon
+from .noise import fbm
+from .primitives import Array, blob, box, coordinates, coverage, move, smoothstep
 from .scene import Fault, Scene, flat_scene
 
 
