@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 from anomalib_vqflow.flows import FusionCoupling
+from anomalib_vqflow.flows.fusion import FusionSubnet
 from tests.gradients import parameters_without_gradient
 
 from .bijection import assert_bijection, randomize_
@@ -86,17 +89,36 @@ def test_every_level_depends_on_every_other():
     assert all(not torch.allclose(a, b) for a, b in zip(z, z_other, strict=True))
 
 
-def test_log_scale_is_bounded():
-    """The log-determinant of an image is at most α per dimension, whatever the subnets say."""
-    dims = GRIDS["pyramid"]
-    fusion = make_fusion(dims, affine_clamp=0.5)
-    for parameter in fusion.parameters():
-        parameter.data.mul_(1e3)
+@pytest.mark.parametrize("raw_scale", [0.2, -3.0, 1e9])
+def test_log_scale_in_closed_form(raw_scale):
+    """A raw scale s everywhere gives α · 0.636 · atan(s / α) per dimension, at most 0.999 α."""
+    dims, alpha = GRIDS["pyramid"], 0.5
+    fusion = make_fusion(dims, randomize=False, affine_clamp=alpha)
+    for conv in (*fusion.first_subnet.scale_convs, *fusion.second_subnet.scale_convs):
+        conv.bias.data.fill_(raw_scale)
     _, log_det = fusion(*inputs(dims))
-    num_dims = sum(c * h * w for c, h, w in dims)
+    expected = alpha * 0.636 * math.atan(raw_scale / alpha) * sum(c * h * w for c, h, w in dims)
 
-    assert log_det.abs().max() <= 0.5 * num_dims
-    assert log_det.abs().max() > 0.01 * num_dims
+    assert_close(log_det, torch.full((2,), expected))
+    assert abs(expected) < alpha * sum(c * h * w for c, h, w in dims)
+
+
+def test_subnet_in_plain_steps():
+    """Mean down to the coarsest grid, mix, resize back linearly between the corners, add, predict."""
+    subnet = FusionSubnet([3, 2], [2, 2], CONDITION_DIM).double()
+    randomize_(subnet)
+    fine, coarse = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 2, 2, 2, dtype=torch.float64)
+    condition = torch.randn(2, CONDITION_DIM, 2, 2, dtype=torch.float64)
+    means = fine.reshape(2, 3, 2, 2, 2, 2).mean(dim=(3, 5))
+    mixed = subnet.conv1(torch.cat((means, coarse, condition), dim=1))
+    shared = subnet.conv2(subnet.norm(mixed).relu()).relu()
+    between = torch.tensor([[1, 0], [2 / 3, 1 / 3], [1 / 3, 2 / 3], [0, 1]], dtype=torch.float64)
+    joined = [fine + between @ shared[:, :3] @ between.T, coarse + shared[:, 3:]]
+    predicted = subnet([fine, coarse], condition)
+
+    for level in range(2):
+        assert_close(predicted.raw_scales[level], subnet.scale_convs[level](joined[level]))
+        assert_close(predicted.shifts[level], subnet.shift_convs[level](joined[level]))
 
 
 def test_jac_off_in_both_directions():

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from FrEIA.modules import InvertibleModule
 from torch.testing import assert_close
 
 from anomalib_vqflow.flows import MultiScaleFlow
@@ -96,6 +97,17 @@ def test_jac_off_gives_the_same_latents(options):
 
     assert all(torch.equal(a, b) for a, b in zip(latents, without.latents, strict=True))
     assert torch.equal(without.log_det, torch.zeros(2))
+
+
+def test_jac_off_reaches_every_room():
+    """No coupling computes a log-determinant that nobody asked for."""
+    flow, asked = make_flow(DIMS["three levels"]), []
+    for module in flow.modules():
+        if isinstance(module, InvertibleModule):
+            module.register_forward_pre_hook(lambda _m, _x, kwargs: asked.append(kwargs["jac"]), with_kwargs=True)
+    flow(*inputs(DIMS["three levels"]), jac=False)
+
+    assert asked == [False] * (1 + 2 + 3 + 3 + 1)
 
 
 @pytest.mark.parametrize("options", ABLATIONS, ids=str)

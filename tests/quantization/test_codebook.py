@@ -227,7 +227,8 @@ def test_never_used_codes_are_placed_before_dead_ones():
         codebook(centers[1:3].repeat(4, 1) + torch.randn(8, 32))
     codebook(centers[1:].repeat(4, 1) + torch.randn(12, 32))
 
-    assert torch.equal(codebook.nearest(centers[:3]), first)
+    assert_close(codebook.codes[first], centers[:3], atol=5, rtol=0)  # noise moves a code by far less than its cluster
+    assert (codebook.code_counts > 0).sum() == 4
 
 
 def test_revival_resets_code_sum_and_count_together_and_lasts():
@@ -368,7 +369,9 @@ def test_eval_of_an_untrained_book_is_finite():
 def test_half_precision_inputs_keep_float32_statistics(dtype):
     """Under autocast, distances, codes and statistics stay in float32."""
     codebook, reference = Codebook(8, 16), Codebook(8, 16)
-    x = torch.randn(40, 16).to(dtype)
+    x = (10 + torch.randn(40, 16)).to(
+        dtype
+    )  # squared distances far below the squares that half precision would subtract
     torch.manual_seed(1)
     with torch.autocast("cpu", dtype):
         quantized = codebook(x)

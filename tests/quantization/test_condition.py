@@ -101,6 +101,17 @@ def test_without_the_semantic_codebook_its_condition_is_position_and_prototype()
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_residual_reaches_every_level(residual):
+    """Independent patterns do not depend on the prototype on any level; residual ones do on all."""
+    encoder = trained_encoder(residual=residual)
+    details, semantic, _ = inputs()
+    first, second = (encoder(details, semantic, torch.randn(4, CONCEPT_DIM)) for _ in range(2))
+
+    for a, b in zip((*first.details, first.semantic), (*second.details, second.semantic), strict=True):
+        assert torch.equal(a[:, :-CONCEPT_DIM], b[:, :-CONCEPT_DIM]) is not residual
+
+
 def test_commitment_is_the_sum_over_the_codebooks():
     """Detail levels and the semantic level count once each."""
     encoder, commitments = make_encoder(), []
