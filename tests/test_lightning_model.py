@@ -154,7 +154,7 @@ def test_a_new_process_predicts_the_same_scores(root, trained, tmp_path):
     expected = scores(engine.predict(model, datamodule=tiny_data(root), ckpt_path=path)).tolist()
 
     command = [sys.executable, "-W", "ignore", "-c", PREDICT, str(root), str(tmp_path), path]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600).stdout
 
     (line,) = [line for line in output.splitlines() if line.startswith("SCORES")]
     predicted = json.loads(line.removeprefix("SCORES"))
@@ -311,7 +311,7 @@ def test_a_killed_training_leaves_a_good_checkpoint(root, tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", KILLED, str(root), str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not (found := list(tmp_path.rglob("model.ckpt"))):
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -485,7 +485,7 @@ def test_a_last_batch_of_one_image_does_not_break_distributed_training(tmp_path)
     script.write_text(DISTRIBUTED)
     command = [sys.executable, "-W", "ignore", str(script), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
     assert done.returncode == 0, done.stderr
     first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))

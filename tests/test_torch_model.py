@@ -122,7 +122,7 @@ def test_a_saved_model_gives_the_same_output_in_a_new_process(tmp_path):
     torch.save(saved, tmp_path / "saved.pt")
 
     command = [sys.executable, "-W", "ignore", "-c", LOAD, str(tmp_path / "saved.pt")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
