@@ -3,7 +3,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
@@ -39,29 +39,37 @@ GRADIENT_CLIP_NORM = 2.0
 LIGHTNING_DEFAULT_EPOCHS = 1000
 LIGHTNING_DEFAULT_SANITY_STEPS = 2
 NUM_NAMED = 5
+NUM_WHITENING_IMAGES = 1024
+"""A thousand images fix a covariance of a few hundred channels well, and cost less than a pass."""
 
 
-class LinearWarmup:
-    """Factor of the learning rate that rises linearly to 1 and stays there.
+class WarmupSchedule:
+    """Factor of the learning rate that rises linearly to 1, then stays there or falls to 0 along half a cosine.
 
-    A class and not a function, so that torch keeps ``steps`` in the checkpoint: a resumed training goes on with the
-    warm-up that it began with, even if ``max_epochs`` was raised since.
+    A class and not a function, so that torch keeps its numbers in the checkpoint: a resumed training goes on with the
+    schedule that it began with, even if ``max_epochs`` was raised since.
 
     Args:
-        steps: Optimizer steps of the rise.
+        warmup_steps: Optimizer steps of the rise.
+        total_steps: Optimizer steps until 0; None to stay at 1.
 
     Example:
-        >>> warmup = LinearWarmup(steps=4)
-        >>> [warmup(step) for step in (0, 1, 3, 9)]
+        >>> [WarmupSchedule(warmup_steps=4)(step) for step in (0, 1, 3, 9)]
         [0.25, 0.5, 1.0, 1.0]
+        >>> [round(WarmupSchedule(warmup_steps=2, total_steps=6)(step), 2) for step in range(7)]
+        [0.5, 1.0, 1.0, 0.85, 0.5, 0.15, 0.0]
     """
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, warmup_steps: int, total_steps: int | None = None) -> None:
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
 
     def __call__(self, step: int) -> float:
         """Get the factor of a step, counted from 0."""
-        return min((step + 1) / self.steps, 1.0)
+        if self.total_steps is None or step < self.warmup_steps:
+            return min((step + 1) / self.warmup_steps, 1.0)
+        progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
 class VQFlow(AnomalibModule):
@@ -95,11 +103,15 @@ class VQFlow(AnomalibModule):
         affine_clamp: Bound of the couplings' log-scale.
         use_concept_gaussian: Whether the base distribution depends on the concept.
         use_fusion: Whether the scales are coupled at the end.
+        use_whitening: Whether the detail maps are decorrelated by a fixed linear map before the flows, fitted on the
+            training images before the first step. Not published; it makes short trainings much better.
         commitment_weight: Weight of the codebooks' commitment in the loss.
         lr: Learning rate of Adam.
         warmup_ratio: Share of the training with a linearly rising learning rate; 10 of 60 passes as published.
-        score_map: ``likelihood`` (absolute), or the published ``multiplicative`` or ``additive``, which are relative to
-            the image's best pixel.
+        lr_schedule: ``constant`` after the warm-up, as published, or ``cosine``, which falls to 0 at the end of the
+            training and needs fewer passes.
+        score_map: ``likelihood`` (absolute, ours), or the published ``multiplicative`` or ``additive``, which are
+            relative to the image's best pixel.
         top_k_ratio: Share of the map averaged for the image score.
         pre_processor: Pre-processor, or True for resizing and ImageNet normalization.
         post_processor: Post-processor, or True for anomalib's.
@@ -138,9 +150,11 @@ class VQFlow(AnomalibModule):
         affine_clamp: float = 1.9,
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
+        use_whitening: bool = False,
         commitment_weight: float = 1.0,
         lr: float = 1e-4,
         warmup_ratio: float = 1 / 6,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
         score_map: ScoreMap = "likelihood",
         top_k_ratio: float = 0.03,
         pre_processor: PreProcessor | bool = True,
@@ -162,7 +176,11 @@ class VQFlow(AnomalibModule):
             msg = f"Expected lr > 0 and warmup_ratio in [0, 1], got lr={lr} and warmup_ratio={warmup_ratio}."
             raise ValueError(msg)
         self.lr = lr
+        if lr_schedule not in {"constant", "cosine"}:
+            msg = f"lr_schedule must be 'constant' or 'cosine', got {lr_schedule!r}."
+            raise ValueError(msg)
         self.warmup_ratio = warmup_ratio
+        self.lr_schedule = lr_schedule
         self._epochs_unset = False
         self._told_short_batch = False
         self._loaded_arguments: Mapping[str, Any] | None = None
@@ -185,6 +203,7 @@ class VQFlow(AnomalibModule):
             affine_clamp=affine_clamp,
             use_concept_gaussian=use_concept_gaussian,
             use_fusion=use_fusion,
+            use_whitening=use_whitening,
             score_map=score_map,
             top_k_ratio=top_k_ratio,
         )
@@ -333,18 +352,20 @@ class VQFlow(AnomalibModule):
             self.trainer.num_sanity_val_steps = 0
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Set up Adam with a linear warm-up, then a constant learning rate, as published.
+        """Set up Adam with a linear warm-up, then the constant learning rate as published, or a falling one.
 
         The warm-up is a share of the training's length at its start: a training of unlimited length is taken for one of
-        60 passes, and a resumed one keeps its warm-up (see :class:`LinearWarmup`).
+        60 passes, and a resumed one keeps its warm-up (see :class:`WarmupSchedule`).
         """
         optimizer = torch.optim.Adam((p for p in self.model.parameters() if p.requires_grad), lr=self.lr)
         total_steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(total_steps):
             self.trainer.fit_loop.setup_data()
             total_steps = DEFAULT_EPOCHS * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        warmup = LinearWarmup(max(round(self.warmup_ratio * total_steps), 1))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup)
+        total_steps = max(round(total_steps), 1)
+        warmup_steps = max(round(self.warmup_ratio * total_steps), 1)
+        schedule = WarmupSchedule(warmup_steps, total_steps if self.lr_schedule == "cosine" else None)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -409,10 +430,25 @@ class VQFlow(AnomalibModule):
                 self._later_random_states = ours["random_states"]
 
     def on_train_start(self) -> None:
-        """Restore the random states if a training is resumed in an epoch."""
+        """Fit the whitening if there is one; restore the random states if a training is resumed in an epoch."""
         if self._later_random_states is not None:
             restore_random_states(self._later_random_states)
             self._later_random_states = None
+        if self.model.needs_whitening:
+            self.model.fit_whitening_(self._first_images())
+
+    def _first_images(self) -> Iterator[Tensor]:
+        """Yield up to 1,024 of the training images, as the model gets them."""
+        num_left = NUM_WHITENING_IMAGES
+        for batch in cast("Iterable[Batch]", self.trainer.train_dataloader):
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
+                batch.image = self.pre_processor.transform(batch.image)
+            images = self._images(batch)[:num_left]
+            yield images
+            num_left -= len(images)
+            if num_left <= 0:
+                return
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
         """Load weights as torch does.

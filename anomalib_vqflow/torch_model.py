@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """VQ-Flow as a torch module: wires the rooms in the order of the paper's framework figure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
+import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
 from .anomaly_map import AnomalyMapGenerator, ScoreMap
 from .features import FeaturePyramid
-from .flows import MultiScaleFlow
+from .flows import Moments, MultiScaleFlow, Whitening
 from .quantization import Codebook, ConceptQuantizer, ConditionEncoder
 
 
@@ -50,6 +51,7 @@ class VQFlowModel(nn.Module):
         affine_clamp: Bound of the couplings' log-scale.
         use_concept_gaussian: Whether the base distribution depends on the concept.
         use_fusion: Whether the scales are coupled at the end.
+        use_whitening: Whether the detail maps are whitened before the flows; needs :meth:`fit_whitening_`. Ours.
         score_map: See :class:`.AnomalyMapGenerator`, like the next one.
         top_k_ratio: Share of the pixels averaged for the image score.
 
@@ -85,6 +87,7 @@ class VQFlowModel(nn.Module):
         affine_clamp: float = 1.9,
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
+        use_whitening: bool = False,
         score_map: ScoreMap = "likelihood",
         top_k_ratio: float = 0.03,
     ) -> None:
@@ -120,8 +123,9 @@ class VQFlowModel(nn.Module):
             affine_clamp,
             use_concept_gaussian=use_concept_gaussian,
             use_fusion=use_fusion,
+            use_whitening=use_whitening,
         )
-        self.anomaly_map_generator = AnomalyMapGenerator(score_map, top_k_ratio)
+        self.anomaly_map_generator = AnomalyMapGenerator(len(detail_shapes), score_map, top_k_ratio)
 
     def forward(self, images: Tensor) -> VQFlowOutput | InferenceBatch:
         """Compute latents and likelihood in training, scores otherwise.
@@ -148,11 +152,37 @@ class VQFlowModel(nn.Module):
         details, semantic = self.features(images)
         prototype, concept_indices, concept_commitment = self.concept(semantic)
         conditions = self.conditions(details, semantic, prototype)
-        latents, log_det = self.flow(details, conditions.details, conditions.semantic, prototype, jac=self.training)
+        jac = self.training or self.anomaly_map_generator.needs_log_det
+        latents, log_det, cell_log_dets = self.flow(
+            details, conditions.details, conditions.semantic, prototype, jac=jac
+        )
         if self.training:
+            self.anomaly_map_generator.observe_(latents, cell_log_dets)
             return VQFlowOutput(latents, log_det, concept_commitment + conditions.commitment, concept_indices)
-        anomaly_map, pred_score = self.anomaly_map_generator(latents, images.shape[-2:])
+        anomaly_map, pred_score = self.anomaly_map_generator(latents, cell_log_dets, images.shape[-2:])
         return InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
+
+    @property
+    def needs_whitening(self) -> bool:
+        """Whether there is a whitening that is not fitted yet."""
+        return any(not whitening.fitted for whitening in self.flow.whitenings)
+
+    @torch.no_grad()
+    def fit_whitening_(self, batches: Iterable[Tensor]) -> None:
+        """Fit the whitening of the detail maps to normal images; to be done once, before training.
+
+        Args:
+            batches: Normalized images of shape ``(B, 3, H, W)``.
+
+        Raises:
+            ValueError: If there are no images.
+        """
+        moments = [Moments() for _ in self.flow.whitenings]
+        for images in batches:
+            for level, features in zip(moments, self.features(images).details, strict=True):
+                level.add_(features.permute(0, 2, 3, 1).flatten(0, 2))
+        for whitening, level in zip(self.flow.whitenings, moments, strict=True):
+            cast("Whitening", whitening).fit_(*level.mean_and_covariance())
 
     @property
     def pattern_codebooks(self) -> list[Codebook]:

@@ -109,7 +109,7 @@ def test_whole_flow_adds_the_missing_log_determinant(reference):
     flow = MultiScaleFlow([h.shape[1:] for h in details], condition_dim=40, concept_dim=16, flow_steps=STEPS)
     reference.load_flow(flow)
     conditions = [reference.outputs[f"pf{level}_cond"] for level in LEVELS]
-    latents, log_det = flow(details, conditions, reference.outputs["fusion_cond"], reference.prototype)
+    latents, log_det, _ = flow(details, conditions, reference.outputs["fusion_cond"], reference.prototype)
     missing = sum(
         -h.shape[-2] * h.shape[-1] * 0.5 * (reference.outputs[f"sigma{i}"].square() + 1e-8).log().sum(dim=(1, 2, 3))
         for i, h in enumerate(details)

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import ColorJitter, Compose, RandomHorizontalFlip
 
 from anomalib_vqflow import CategoryEvaluator, VQFlow
-from anomalib_vqflow.lightning_model import DEFAULT_EPOCHS, LinearWarmup
+from anomalib_vqflow.lightning_model import DEFAULT_EPOCHS, WarmupSchedule
 
 from .tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model, tiny_root
 
@@ -601,8 +601,46 @@ def test_an_unlimited_training_warms_up_as_in_sixty_epochs(tmp_path):
     _, engine = fit(tmp_path, loader(4, 2), max_epochs=-1, callbacks=[StopAtOnce()])
 
     warmup = engine.trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0]
-    assert isinstance(warmup, LinearWarmup)
-    assert warmup.steps == 20
+    assert isinstance(warmup, WarmupSchedule)
+    assert warmup.warmup_steps == 20
+
+
+def test_a_cosine_schedule_ends_at_zero(tmp_path):
+    """The learning rate rises over the warm-up and has all but vanished at the last step."""
+    _, engine = fit(tmp_path, loader(8, 2), max_epochs=3, model={"lr_schedule": "cosine", "warmup_ratio": 0.25})
+
+    scheduler = engine.trainer.lr_scheduler_configs[0].scheduler
+    factors = [scheduler.lr_lambdas[0](step) for step in range(12)]
+    assert factors[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert factors[3:] == sorted(factors[3:], reverse=True)
+    assert scheduler.get_last_lr()[0] < 1e-9
+
+
+def test_the_whitening_is_fitted_before_the_first_step(tmp_path):
+    """The whitened maps of the training images have zero mean and identity covariance, also after loading."""
+    model, engine = fit(tmp_path, loader(8, 2), model={"use_whitening": True})
+
+    loaded = VQFlow.load_from_checkpoint(engine.best_model_path)
+    images = torch.cat([model.pre_processor.transform(batch.image) for batch in loader(8, 2)])
+    for whitening, details in zip(loaded.model.flow.whitenings, model.model.features(images).details, strict=True):
+        cells = whitening.transform(details)[0].permute(0, 2, 3, 1).flatten(0, 2).detach()
+        assert whitening.fitted
+        assert cells.mean(dim=0).abs().max() < 1e-3
+        spread = torch.cov(cells.T, correction=0)
+        assert spread.diagonal().max() < 1.01
+        assert (spread - torch.diag(spread.diagonal())).abs().max() < 1e-2
+
+
+def test_a_resumed_training_keeps_its_whitening(tmp_path):
+    """The whitening belongs to the weights: it is fitted once."""
+    model, engine = fit(tmp_path, loader(8, 2), model={"use_whitening": True})
+    again = tiny_model(use_whitening=True, evaluator=False)
+    tiny_engine(tmp_path / "again", max_epochs=2).fit(
+        model=again, train_dataloaders=loader(4, 2), ckpt_path=engine.best_model_path
+    )
+
+    for ours, theirs in zip(again.model.flow.whitenings, model.model.flow.whitenings, strict=True):
+        assert torch.equal(ours.weight, theirs.weight)
 
 
 def test_the_frozen_backbone_is_not_optimized(tmp_path):

@@ -323,7 +323,8 @@ def test_the_score_map_is_absolute_or_relative(score_map, relative):
 
 def test_the_image_score_averages_the_share_of_pixels_asked_for():
     """With a ratio of 1 the score is the mean of the map, with a tiny one its maximum."""
-    whole, top = build(top_k_ratio=1.0)(images()), build(top_k_ratio=1e-6)(images())
+    relative = {"score_map": "additive"}  # the absolute score is averaged before it is mapped to [0, 1)
+    whole, top = build(top_k_ratio=1.0, **relative)(images()), build(top_k_ratio=1e-6, **relative)(images())
 
     assert_close(whole.pred_score, whole.anomaly_map.mean(dim=(1, 2, 3)))
     assert_close(top.pred_score, top.anomaly_map.amax(dim=(1, 2, 3)))

@@ -5,5 +5,14 @@ from .coupling import ConditionalCoupling
 from .fusion import FusionCoupling
 from .gaussian import ConceptGaussian
 from .multi_scale import Latents, MultiScaleFlow
+from .whitening import Moments, Whitening
 
-__all__ = ["ConceptGaussian", "ConditionalCoupling", "FusionCoupling", "Latents", "MultiScaleFlow"]
+__all__ = [
+    "ConceptGaussian",
+    "ConditionalCoupling",
+    "FusionCoupling",
+    "Latents",
+    "Moments",
+    "MultiScaleFlow",
+    "Whitening",
+]

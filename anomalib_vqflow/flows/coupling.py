@@ -93,21 +93,46 @@ class ConditionalCoupling(InvertibleModule):
             The transformed tensor, and ``log|det J|`` in nats with shape ``(B,)``, negated when ``rev`` is set; zeros
             if ``jac`` is off.
         """
-        (x,) = x_or_z
-        scale = 0.1 * F.softplus(self.global_scale, beta=0.5)
-        if rev:
-            x = (x[:, self.permutation.argsort()] - self.global_offset) / scale
+        (x,), (condition,) = x_or_z, c
+        if not rev:
+            y, cell_log_det = self.transform(x, condition, jac)
+            return (y,), cell_log_det.sum(dim=(1, 2))
+        scale = self._scale()
+        x = (x[:, self.permutation.argsort()] - self.global_offset) / scale
         x1, x2 = x.split(self.split, dim=1)
-        raw_scale, raw_shift = (0.1 * self.subnet(torch.cat((x1, *c), dim=1))).chunk(2, dim=1)
-        log_scale = self.affine_clamp * torch.tanh(raw_scale)
+        log_scale, shift = self._predict(x1, condition)
         log_det = x.new_zeros(x.shape[0])
         if jac:
             num_cells = x.shape[-2] * x.shape[-1]
             log_det = log_scale.sum(dim=(1, 2, 3)) + num_cells * scale.log().sum()
-        if rev:
-            return (torch.cat((x1, (x2 - raw_shift) * torch.exp(-log_scale)), dim=1),), -log_det
-        y = torch.cat((x1, x2 * log_scale.exp() + raw_shift), dim=1) * scale + self.global_offset
-        return (y[:, self.permutation],), log_det
+        return (torch.cat((x1, (x2 - shift) * torch.exp(-log_scale)), dim=1),), -log_det
+
+    def transform(self, x: Tensor, condition: Tensor, jac: bool = True) -> tuple[Tensor, Tensor]:
+        """Transform the input and tell the cells apart in the log-determinant.
+
+        Args:
+            x: Tensor of shape ``(B, C, h, w)``.
+            condition: Tensor of shape ``(B, K, h, w)``.
+            jac: Whether to compute the log-determinant.
+
+        Returns:
+            The transformed tensor, and the contribution of each cell to ``log|det J|`` in nats, shape ``(B, h, w)``;
+            zeros if ``jac`` is off.
+        """
+        scale = self._scale()
+        x1, x2 = x.split(self.split, dim=1)
+        log_scale, shift = self._predict(x1, condition)
+        log_det = log_scale.sum(dim=1) + scale.log().sum() if jac else torch.zeros_like(x[:, 0])
+        y = torch.cat((x1, x2 * log_scale.exp() + shift), dim=1) * scale + self.global_offset
+        return y.index_select(1, self.permutation), log_det
+
+    def _scale(self) -> Tensor:
+        return 0.1 * F.softplus(self.global_scale, beta=0.5)
+
+    def _predict(self, x1: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict log-scale, clamped, and shift of the second half."""
+        raw_scale, shift = (0.1 * self.subnet(torch.cat((x1, condition), dim=1))).chunk(2, dim=1)
+        return self.affine_clamp * torch.tanh(raw_scale), shift
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the shapes unchanged."""

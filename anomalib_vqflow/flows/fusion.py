@@ -142,23 +142,40 @@ class FusionCoupling(InvertibleModule):
             The transformed tensors, and ``log|det J|`` in nats with shape ``(B,)``, negated when ``rev`` is set; zeros
             if ``jac`` is off.
         """
-        grid = (x_or_z[-1].shape[-2], x_or_z[-1].shape[-1])
-        condition = c[0] if c[0].shape[-2:] == grid else F.adaptive_avg_pool2d(c[0], grid)
         if rev:
-            return self._inverse(x_or_z, condition, jac)
-        permuted = [x[:, order] for x, order in zip(x_or_z, self.permutations, strict=True)]
+            return self._inverse(x_or_z, c[0], jac)
+        z, cell_log_dets = self.transform(x_or_z, c[0], jac)
+        return tuple(z), torch.stack([level.sum(dim=(1, 2)) for level in cell_log_dets]).sum(dim=0)
+
+    def transform(
+        self, latents: Sequence[Tensor], condition: Tensor, jac: bool = True
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Transform the latents and tell the cells apart in the log-determinant.
+
+        Args:
+            latents: One tensor of shape ``(B, C_i, h_i, w_i)`` per scale.
+            condition: Tensor of shape ``(B, K, h, w)``.
+            jac: Whether to compute the log-determinant.
+
+        Returns:
+            The transformed tensors, and per scale the contribution of each cell to ``log|det J|`` in nats, shape
+            ``(B, h_i, w_i)``; zeros if ``jac`` is off.
+        """
+        condition = _fit_to_grid(condition, latents[-1])
+        permuted = [x.index_select(1, order) for x, order in zip(latents, self.permutations, strict=True)]
         halves = [x.split(split, dim=1) for x, split in zip(permuted, self.splits, strict=True)]
         first, second = [half[0] for half in halves], [half[1] for half in halves]
         first_scales, first_shifts = self._scale_shift(self.first_subnet, second, condition)
         first = [x * s.exp() + t for x, s, t in zip(first, first_scales, first_shifts, strict=True)]
         second_scales, second_shifts = self._scale_shift(self.second_subnet, first, condition)
         second = [x * s.exp() + t for x, s, t in zip(second, second_scales, second_shifts, strict=True)]
-        log_det = condition.new_zeros(condition.shape[0])
-        if jac:
-            log_det = _sum_per_image(first_scales) + _sum_per_image(second_scales)
-        return tuple(torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)), log_det
+        z = [torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)]
+        if not jac:
+            return z, [torch.zeros_like(level[:, 0]) for level in z]
+        return z, [a.sum(dim=1) + b.sum(dim=1) for a, b in zip(first_scales, second_scales, strict=True)]
 
     def _inverse(self, z: Sequence[Tensor], condition: Tensor, jac: bool) -> tuple[tuple[Tensor, ...], Tensor]:
+        condition = _fit_to_grid(condition, z[-1])
         halves = [x.split(split, dim=1) for x, split in zip(z, self.splits, strict=True)]
         first, second = [half[0] for half in halves], [half[1] for half in halves]
         second_scales, second_shifts = self._scale_shift(self.second_subnet, first, condition)
@@ -169,7 +186,7 @@ class FusionCoupling(InvertibleModule):
         x = tuple(level[:, order.argsort()] for level, order in zip(permuted, self.permutations, strict=True))
         if not jac:
             return x, condition.new_zeros(condition.shape[0])
-        return x, -(_sum_per_image(first_scales) + _sum_per_image(second_scales))
+        return x, -torch.stack([scales.sum(dim=(1, 2, 3)) for scales in (*first_scales, *second_scales)]).sum(dim=0)
 
     def _scale_shift(self, subnet: FusionSubnet, halves: list[Tensor], condition: Tensor) -> ScaleShift:
         """Predict log-scales, clamped, and shifts."""
@@ -182,5 +199,6 @@ class FusionCoupling(InvertibleModule):
         return input_dims
 
 
-def _sum_per_image(maps: Sequence[Tensor]) -> Tensor:
-    return torch.stack([x.flatten(1).sum(dim=1) for x in maps]).sum(dim=0)
+def _fit_to_grid(condition: Tensor, coarsest: Tensor) -> Tensor:
+    grid = (coarsest.shape[-2], coarsest.shape[-1])
+    return condition if condition.shape[-2:] == grid else F.adaptive_avg_pool2d(condition, grid)

@@ -63,13 +63,29 @@ class ConceptGaussian(InvertibleModule):
         """
         del jac
         (latents,), (prototype,) = x_or_z, c
-        mean = self.mean(prototype)[..., None, None]  # (B, C, 1, 1)
-        log_std = self.log_std(prototype)[..., None, None]
         num_cells = latents.shape[-2] * latents.shape[-1]
-        log_det = -num_cells * log_std.sum(dim=(1, 2, 3))
         if rev:
-            return (latents * log_std.exp() + mean,), -log_det
-        return ((latents - mean) * torch.exp(-log_std),), log_det
+            mean, log_std = self._generate(prototype)
+            return (latents * log_std.exp() + mean,), num_cells * log_std.sum(dim=(1, 2, 3))
+        z, cell_log_det = self.transform(latents, prototype)
+        return (z,), num_cells * cell_log_det[:, 0, 0]
+
+    def transform(self, latents: Tensor, prototype: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardize the latents.
+
+        Args:
+            latents: Tensor of shape ``(B, C, h, w)``.
+            prototype: ŷ of shape ``(B, D)``.
+
+        Returns:
+            The transformed tensor, and the contribution of every cell to ``log|det J|`` in nats, ``(B, 1, 1)``.
+        """
+        mean, log_std = self._generate(prototype)
+        return (latents - mean) * torch.exp(-log_std), -log_std.sum(dim=1)
+
+    def _generate(self, prototype: Tensor) -> tuple[Tensor, Tensor]:
+        """Generate mean and log-standard-deviation of shape ``(B, C, 1, 1)``."""
+        return self.mean(prototype)[..., None, None], self.log_std(prototype)[..., None, None]
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the shapes unchanged."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .coupling import ConditionalCoupling
 from .fusion import FusionCoupling
 from .gaussian import ConceptGaussian
+from .whitening import Whitening
 
 
 class Latents(NamedTuple):
@@ -17,6 +18,7 @@ class Latents(NamedTuple):
 
     latents: list[Tensor]  # z'_i, (B, C_i, h_i, w_i), standard normal for normal images
     log_det: Tensor  # (B,), nats; zeros if it was not asked for
+    cell_log_dets: list[Tensor]  # its parts, (B, h_i, w_i) per level
 
 
 class MultiScaleFlow(nn.Module):
@@ -37,6 +39,7 @@ class MultiScaleFlow(nn.Module):
         affine_clamp: Bound α of the log-scales.
         use_concept_gaussian: Whether the base distribution depends on the concept.
         use_fusion: Whether the scales are coupled.
+        use_whitening: Whether the detail maps are whitened first; see :class:`Whitening`. Ours.
 
     Raises:
         ValueError: If ``flow_steps`` does not give one positive number per level.
@@ -46,7 +49,7 @@ class MultiScaleFlow(nn.Module):
         >>> flow = MultiScaleFlow([(8, 4, 4), (6, 2, 2)], condition_dim=5, concept_dim=3, flow_steps=(1, 2))
         >>> details = [torch.randn(2, 8, 4, 4), torch.randn(2, 6, 2, 2)]
         >>> conditions = [torch.randn(2, 5, 4, 4), torch.randn(2, 5, 2, 2)]
-        >>> latents, log_det = flow(details, conditions, torch.randn(2, 5, 1, 1), torch.randn(2, 3))
+        >>> latents, log_det, _ = flow(details, conditions, torch.randn(2, 5, 1, 1), torch.randn(2, 3))
         >>> [tuple(z.shape) for z in latents], log_det.shape
         ([(2, 8, 4, 4), (2, 6, 2, 2)], torch.Size([2]))
     """
@@ -61,6 +64,7 @@ class MultiScaleFlow(nn.Module):
         affine_clamp: float = 1.9,
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
+        use_whitening: bool = False,
     ) -> None:
         super().__init__()
         if len(flow_steps) != len(dims_in) or min(flow_steps, default=0) < 1:
@@ -69,6 +73,7 @@ class MultiScaleFlow(nn.Module):
                 f"(all layers but the last), got {list(flow_steps)}."
             )
             raise ValueError(msg)
+        self.whitenings = nn.ModuleList(Whitening([dims]) for dims in (dims_in if use_whitening else ()))
         self.scale_flows = nn.ModuleList(
             nn.ModuleList(
                 ConditionalCoupling([dims], [(condition_dim, *dims[1:])], hidden_dim, affine_clamp)
@@ -101,17 +106,24 @@ class MultiScaleFlow(nn.Module):
         Returns:
             Latents and log-determinant.
         """
-        latents = []
-        log_det = prototype.new_zeros(prototype.shape[0])
+        latents, cell_log_dets = [], []
         for level, (z, condition) in enumerate(zip(details, conditions, strict=True)):
+            cell_log_det = torch.zeros_like(z[:, 0])
+            if len(self.whitenings):
+                z, step = cast("Whitening", self.whitenings[level]).transform(z)
+                cell_log_det = cell_log_det + step
             for coupling in cast("nn.ModuleList", self.scale_flows[level]):
-                (z,), step_log_det = coupling([z], [condition], jac=jac)
-                log_det = log_det + step_log_det
+                z, step = cast("ConditionalCoupling", coupling).transform(z, condition, jac)
+                cell_log_det = cell_log_det + step
             if len(self.gaussians):
-                (z,), step_log_det = self.gaussians[level]([z], [prototype], jac=jac)
-                log_det = log_det + step_log_det
+                z, step = cast("ConceptGaussian", self.gaussians[level]).transform(z, prototype)
+                cell_log_det = cell_log_det + step
             latents.append(z)
+            cell_log_dets.append(cell_log_det)
         if self.fusion is not None:
-            fused, step_log_det = self.fusion(latents, [semantic_condition], jac=jac)
-            latents, log_det = list(fused), log_det + step_log_det
-        return Latents(latents, log_det if jac else torch.zeros_like(log_det))
+            latents, steps = self.fusion.transform(latents, semantic_condition, jac)
+            cell_log_dets = [a + b for a, b in zip(cell_log_dets, steps, strict=True)]
+        if not jac:
+            cell_log_dets = [torch.zeros_like(level) for level in cell_log_dets]
+        log_det = torch.stack([level.sum(dim=(1, 2)) for level in cell_log_dets]).sum(dim=0)
+        return Latents(latents, log_det, cell_log_dets)

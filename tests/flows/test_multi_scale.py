@@ -6,10 +6,9 @@ import sys
 
 import pytest
 import torch
-from FrEIA.modules import InvertibleModule
 from torch.testing import assert_close
 
-from anomalib_vqflow.flows import MultiScaleFlow
+from anomalib_vqflow.flows import ConditionalCoupling, FusionCoupling, MultiScaleFlow
 from tests.gradients import parameters_without_gradient
 
 from .bijection import jacobian_log_det, randomize_
@@ -70,7 +69,7 @@ def test_bijection(dims, options):
     """Under every ablation the rooms invert the flow, and its log-determinant is that of autograd's Jacobian."""
     flow = make_flow(dims, **options).double()
     details, conditions, semantic, prototype = inputs(dims, dtype=torch.float64)
-    latents, log_det = flow(details, conditions, semantic, prototype)
+    latents, log_det, _ = flow(details, conditions, semantic, prototype)
     restored, inverse_log_det = invert(flow, latents, conditions, semantic, prototype)
 
     assert log_det.shape == (2,)
@@ -99,15 +98,30 @@ def test_jac_off_gives_the_same_latents(options):
     assert torch.equal(without.log_det, torch.zeros(2))
 
 
-def test_jac_off_reaches_every_room():
+def test_jac_off_reaches_every_coupling(monkeypatch):
     """No coupling computes a log-determinant that nobody asked for."""
-    flow, asked = make_flow(DIMS["three levels"]), []
-    for module in flow.modules():
-        if isinstance(module, InvertibleModule):
-            module.register_forward_pre_hook(lambda _m, _x, kwargs: asked.append(kwargs["jac"]), with_kwargs=True)
-    flow(*inputs(DIMS["three levels"]), jac=False)
+    asked = []
+    for cls in (ConditionalCoupling, FusionCoupling):
 
-    assert asked == [False] * (1 + 2 + 3 + 3 + 1)
+        def record(self, x, condition, jac=True, transform=cls.transform):
+            asked.append(jac)
+            return transform(self, x, condition, jac)
+
+        monkeypatch.setattr(cls, "transform", record)
+    make_flow(DIMS["three levels"])(*inputs(DIMS["three levels"]), jac=False)
+
+    assert asked == [False] * (1 + 2 + 3 + 1)
+
+
+@pytest.mark.parametrize("options", ABLATIONS, ids=str)
+def test_cells_share_the_log_determinant(options):
+    """The log-determinant is the sum of what its cells contribute, and each level tells its own cells apart."""
+    dims = DIMS["pyramid"]
+    latents, log_det, cell_log_dets = make_flow(dims, **options)(*inputs(dims))
+
+    assert [tuple(level.shape) for level in cell_log_dets] == [(2, *z.shape[2:]) for z in latents]
+    assert_close(sum(level.sum(dim=(1, 2)) for level in cell_log_dets), log_det)
+    assert all(level.flatten(1).std(dim=1).min() > 0 for level in cell_log_dets)
 
 
 @pytest.mark.parametrize("options", ABLATIONS, ids=str)
@@ -115,7 +129,7 @@ def test_new_flow_is_a_permutation(options):
     """Before training, each level's latents are its features in another order, and volume is kept."""
     dims = DIMS["three levels"]
     flow, given = make_flow(dims, randomize=False, **options), inputs(dims)
-    latents, log_det = flow(*given)
+    latents, log_det, _ = flow(*given)
 
     for z, h in zip(latents, given[0], strict=True):
         assert_close(z.sort(dim=1).values, h.sort(dim=1).values, atol=1e-5, rtol=1e-5)
@@ -155,7 +169,7 @@ def test_every_parameter_gets_a_gradient_after_one_step(options):
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
-        latents, log_det = flow(*inputs(dims, batch=8))
+        latents, log_det, _ = flow(*inputs(dims, batch=8))
         (sum(0.5 * z.square().flatten(1).sum(dim=1) for z in latents) - log_det).mean().backward()
         optimizer.step()
 
@@ -178,7 +192,7 @@ def test_large_inputs_stay_finite(magnitude):
     """Features and conditions of 1e4 give finite latents, log-determinants and gradients."""
     dims = DIMS["pyramid"]
     flow, (details, conditions, semantic, prototype) = make_flow(dims), inputs(dims)
-    latents, log_det = flow(
+    latents, log_det, _ = flow(
         [magnitude * h for h in details], [magnitude * c for c in conditions], magnitude * semantic, prototype
     )
     (sum(z.square().mean() for z in latents) - log_det.mean()).backward()
@@ -195,7 +209,7 @@ def test_training_raises_the_likelihood():
     optimizer, losses = torch.optim.Adam(flow.parameters(), lr=1e-2), []
     for _ in range(80):
         details, conditions, semantic, prototype = inputs(dims, batch=16)
-        latents, log_det = flow([2 + 0.5 * h for h in details], conditions, semantic, prototype)
+        latents, log_det, _ = flow([2 + 0.5 * h for h in details], conditions, semantic, prototype)
         loss = (sum(0.5 * z.square().flatten(1).sum(dim=1) for z in latents) - log_det).mean() / 80
         optimizer.zero_grad()
         loss.backward()

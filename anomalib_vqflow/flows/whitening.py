@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whitening of the detail maps: where the flow of one scale starts from."""
+
+from collections.abc import Sequence
+
+import torch
+from FrEIA.modules import InvertibleModule
+from torch import Tensor
+from torch.nn import functional as F
+
+SMALLEST_VARIANCE = 1e-3
+"""Variance along a direction, as a share of the mean one, below which directions are not stretched further."""
+SMALLEST_POSSIBLE = 1e-12
+"""The same in absolute terms, for maps that are constant in all channels."""
+
+
+class Moments:
+    """Mean and covariance of vectors that come in batches.
+
+    Batches are summed up in float32 where they are, and added up in float64 on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = torch.zeros((), dtype=torch.float64)  # (C,) after the first batch
+        self.products = torch.zeros((), dtype=torch.float64)  # (C, C) after the first batch
+
+    def add_(self, x: Tensor) -> None:
+        """Add vectors of shape ``(N, C)``; those that are not finite are left out."""
+        x = x[x.isfinite().all(dim=1)]
+        if not len(x):
+            return
+        mean = x.mean(dim=0)
+        spread = (x - mean).T @ (x - mean)
+        self.count += len(x)
+        self.total = self.total + len(x) * mean.to("cpu", torch.float64)
+        products = spread + len(x) * torch.outer(mean, mean)
+        self.products = self.products + products.to("cpu", torch.float64)
+
+    def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        """Compute the mean, shape ``(C,)``, and the covariance, shape ``(C, C)``, in float64.
+
+        Raises:
+            ValueError: If there were no vectors.
+        """
+        if not self.count:
+            msg = "Expected at least one vector that is finite, got none; check the training images."
+            raise ValueError(msg)
+        mean = self.total / self.count
+        return mean, self.products / self.count - torch.outer(mean, mean)
+
+
+class Whitening(InvertibleModule):
+    r"""Decorrelate the channels of a map and give them unit variance, :math:`y = W (x - m)`.
+
+    A fixed linear map, fitted to the normal images once before training: :math:`m` is the mean and :math:`W W^\top` the
+    inverse covariance of the cells' channels. A flow whose couplings start at the identity then starts at the best
+    single Gaussian instead of at the raw features, whose scales differ by orders of magnitude between channels. Until
+    it is fitted, it is the identity.
+
+    Source: ours. Data-driven initialization of a flow follows Glow (Kingma and Dhariwal, 2018),
+    https://arxiv.org/abs/1807.03039, which does it per channel.
+
+    Args:
+        dims_in: One input shape ``[(C, h, w)]``, without the batch.
+
+    Raises:
+        ValueError: If there is not exactly one input.
+
+    Example:
+        >>> import torch
+        >>> whitening = Whitening([(2, 4, 4)])
+        >>> whitening.fit_(torch.zeros(2), torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
+        >>> (y,), log_det = whitening([torch.ones(1, 2, 4, 4)])
+        >>> y.abs().amax(dim=(0, 2, 3)).sort().values, log_det.round(decimals=2)
+        (tensor([0.5000, 1.0000]), tensor([-11.0900]))
+    """
+
+    mean: Tensor  # (C,)
+    weight: Tensor  # (C, C)
+    log_det_per_cell: Tensor  # (), nats
+    fitted: Tensor  # (), bool
+
+    def __init__(self, dims_in: Sequence[tuple[int, ...]]) -> None:
+        super().__init__(dims_in)
+        if len(dims_in) != 1:
+            msg = f"Expected one input, got {len(dims_in)}."
+            raise ValueError(msg)
+        channels = dims_in[0][0]
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("weight", torch.eye(channels))
+        self.register_buffer("log_det_per_cell", torch.zeros(()))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+
+    @torch.no_grad()
+    def fit_(self, mean: Tensor, covariance: Tensor) -> None:
+        """Fit to the first two moments of the cells.
+
+        Args:
+            mean: Mean of the channels, shape ``(C,)``.
+            covariance: Covariance of the channels, shape ``(C, C)``.
+        """
+        # MPS has no float64, and eigenvectors of near-singular covariances need it.
+        values, vectors = torch.linalg.eigh(covariance.to("cpu", torch.float64))
+        values = values.clamp_min(SMALLEST_VARIANCE * values.mean()).clamp_min(SMALLEST_POSSIBLE)
+        self.mean.copy_(mean)
+        self.weight.copy_(values.rsqrt()[:, None] * vectors.T)
+        self.log_det_per_cell.copy_(-0.5 * values.log().sum())
+        self.fitted.fill_(value=True)
+
+    def forward(
+        self, x_or_z: Sequence[Tensor], c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Whiten the input, or restore it when ``rev`` is set.
+
+        Args:
+            x_or_z: One tensor of shape ``(B, C, h, w)``.
+            c: Unused.
+            rev: Whether to run the inverse.
+            jac: Unused; the log-determinant is free here.
+
+        Returns:
+            The transformed tensor, and ``log|det J|`` in nats with shape ``(B,)``, negated when ``rev`` is set.
+        """
+        del c, jac
+        (x,) = x_or_z
+        num_cells = x.shape[-2] * x.shape[-1]
+        log_det = (num_cells * self.log_det_per_cell).expand(x.shape[0])
+        if rev:
+            return (F.conv2d(x, self.weight.inverse()[..., None, None]) + self.mean[:, None, None],), -log_det
+        return (self.transform(x)[0],), log_det
+
+    def transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whiten the input.
+
+        Args:
+            x: Tensor of shape ``(B, C, h, w)``.
+
+        Returns:
+            The whitened tensor, and the contribution of every cell to ``log|det J|`` in nats, shape ``(1, 1, 1)``.
+        """
+        y = F.conv2d(x - self.mean[:, None, None], self.weight[..., None, None])
+        return y, self.log_det_per_cell.expand(1, 1, 1)
+
+    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return the shapes unchanged."""
+        return input_dims

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+from torch.testing import assert_close
+
+from anomalib_vqflow.flows import MultiScaleFlow, Whitening
+
+from .bijection import assert_bijection, jacobian_log_det, randomize_
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def moments(channels):
+    root = torch.randn(channels, channels, dtype=torch.float64)
+    return torch.randn(channels, dtype=torch.float64), root @ root.T + 0.1 * torch.eye(channels)
+
+
+def make_whitening(channels, size=(2, 3)) -> Whitening:
+    whitening = Whitening([(channels, *size)]).double()
+    whitening.fit_(*moments(channels))
+    return whitening
+
+
+@pytest.mark.parametrize("size", [(2, 3), (1, 1), (1, 5)])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_bijection(channels, size):
+    """Inverse, sign and log-determinant, for odd channels and tiny or non-square maps."""
+    assert_bijection(make_whitening(channels, size), [torch.randn(2, channels, *size, dtype=torch.float64)])
+
+
+def test_is_the_identity_until_fitted():
+    """A model that was never fitted computes what it would without."""
+    whitening, x = Whitening([(5, 2, 3)]), torch.randn(2, 5, 2, 3)
+    (y,), log_det = whitening([x])
+
+    assert_close(y, x)
+    assert not log_det.any()
+    assert not whitening.fitted
+
+
+def test_cells_come_out_white():
+    """Fitted to the moments of a batch, its cells have mean zero and unit covariance."""
+    mixing = 0.3 * torch.randn(5, 5, dtype=torch.float64) + torch.eye(5, dtype=torch.float64)
+    x = torch.einsum("ij,bjhw->bihw", mixing, torch.randn(8, 5, 16, 16, dtype=torch.float64)) + 3
+    cells = x.movedim(1, -1).flatten(0, -2)
+    whitening = Whitening([(5, 16, 16)]).double()
+    whitening.fit_(cells.mean(dim=0), cells.T.cov(correction=0))
+    (y,), _ = whitening([x])
+    white = y.movedim(1, -1).flatten(0, -2)
+
+    assert whitening.fitted
+    assert_close(white.mean(dim=0), torch.zeros(5, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert_close(white.T.cov(correction=0), torch.eye(5, dtype=torch.float64), atol=1e-9, rtol=0)
+
+
+def test_likelihood_is_that_of_one_gaussian_per_cell():
+    """A standard normal on the output plus the log-determinant is N(x; m, Σ) summed over cells."""
+    whitening, (mean, covariance) = Whitening([(4, 2, 3)]).double(), moments(4)
+    whitening.fit_(mean, covariance)
+    x = torch.randn(3, 4, 2, 3, dtype=torch.float64)
+    (y,), log_det = whitening([x])
+    standard = MultivariateNormal(torch.zeros(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64))
+    ours = standard.log_prob(y.movedim(1, -1)).flatten(1).sum(dim=1) + log_det
+
+    assert_close(ours, MultivariateNormal(mean, covariance).log_prob(x.movedim(1, -1)).flatten(1).sum(dim=1))
+
+
+def test_silent_channels_are_not_blown_up():
+    """A channel without variance is stretched by at most the root of a thousand, relative to the others."""
+    whitening = Whitening([(4, 1, 1)])
+    whitening.fit_(torch.zeros(4), torch.diag(torch.tensor([1.0, 1.0, 1.0, 0.0])))
+    (y,), log_det = whitening([torch.ones(1, 4, 1, 1)])
+
+    assert y.abs().max() < 40
+    assert log_det.isfinite().all()
+
+
+def test_fit_travels_with_the_state():
+    """A reloaded map is the fitted one."""
+    first, second = make_whitening(5), Whitening([(5, 2, 3)]).double()
+    second.load_state_dict(first.state_dict())
+    x = torch.randn(2, 5, 2, 3, dtype=torch.float64)
+
+    assert second.fitted
+    assert torch.equal(first([x])[0][0], second([x])[0][0])
+    assert torch.equal(first([x])[1], second([x])[1])
+
+
+def test_flow_counts_its_log_determinant():
+    """Before the couplings of each level, inside the flow's log|det J|."""
+    dims = ((3, 2, 2), (4, 1, 2))
+    flow = MultiScaleFlow(dims, condition_dim=9, concept_dim=4, flow_steps=(1, 2), use_whitening=True)
+    randomize_(flow)
+    flow = flow.double()
+    for whitening, (channels, *_) in zip(flow.whitenings, dims, strict=True):
+        whitening.fit_(*moments(channels))
+    details = [torch.randn(1, *shape, dtype=torch.float64) for shape in dims]
+    conditions = [torch.randn(1, 9, *shape[1:], dtype=torch.float64) for shape in dims]
+    given = conditions, torch.randn(1, 9, 1, 2, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
+    latents, log_det, _ = flow(details, *given)
+
+    assert_close(log_det[0], jacobian_log_det(lambda parts: flow(parts, *given).latents, details), atol=1e-6, rtol=0)
+    assert all(torch.equal(a, b) for a, b in zip(latents, flow(details, *given, jac=False).latents, strict=True))
