@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a configuration with several seeds and print a table of means and deviations, for the README.
+
+    python benchmarks/seeds.py configs/quick_start.yaml --seeds 0 1 2
+
+The seed sets weights and the order of images, not the images. The deviation is that of the sample (n - 1). Options that
+are not listed go to the configuration, as ``--trainer.max_epochs 5``.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+from anomalib.engine import Engine
+from lightning.pytorch import seed_everything
+
+NOT_EVALUABLE = "\N{EN DASH}"
+METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, test and print.
+
+    Args:
+        arguments: Command line; None for that of the process.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options, rest = parser.parse_known_args(arguments)
+    overrides = {name.removeprefix("--"): value for name, value in zip(rest[::2], rest[1::2], strict=True)}
+
+    runs, seconds = [], []
+    for seed in options.seeds:
+        seed_everything(seed)
+        engine, model, datamodule = Engine.from_config(options.config, **overrides)
+        start = time.perf_counter()
+        engine.train(model, datamodule=datamodule)
+        seconds.append(time.perf_counter() - start)
+        runs.append(model.evaluator.results)
+
+    names = ", ".join(map(str, options.seeds))
+    print(f"\n{options.config}, seeds {names}, {statistics.mean(seconds) / 60:.1f} minutes each:\n")
+    print(f"| category | {' | '.join(metric.replace('_', ' ') for metric in METRICS)} |")
+    print(f"|---|{'---|' * len(METRICS)}")
+    for category in runs[0]:
+        cells = [summary([run[category].metrics[metric] for run in runs]) for metric in METRICS]
+        print(f"| {category} | {' | '.join(cells)} |")
+
+
+def summary(values: list[float]) -> str:
+    """Write mean and deviation; a dash for what is not evaluable.
+
+    Args:
+        values: One value per seed; NaN if not evaluable.
+
+    Returns:
+        Such as ``0.912 ± 0.004``.
+    """
+    mean = statistics.fmean(values)
+    if mean != mean:
+        return NOT_EVALUABLE
+    return f"{mean:.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()

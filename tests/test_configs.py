@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every configuration file is what it says, and trains."""
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule
+from lightning.pytorch import seed_everything
+
+from anomalib_vqflow import VQFlow
+
+from .data.folders import make_category
+from .reference import SHARED
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
+PUBLISHED = {"mvtec_ad": 15, "visa": 12}  # categories
+NARROW = {
+    "model.backbone": "test_convnext2",
+    "model.concept_dim": 16,
+    "model.position_dim": 8,
+    "model.num_patterns": 8,
+    "model.hidden_dim": 16,
+}
+FAST = {
+    "model.pre_trained": "false",
+    "model.input_size": "[64,64]",
+    "data.num_workers": 0,
+    "data.train_batch_size": 4,
+    "trainer.accelerator": "cpu",
+    "trainer.max_epochs": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.logger": "false",
+    "trainer.enable_progress_bar": "false",
+}
+VISA = "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
+MVTEC_AD = (
+    "bottle cable capsule carpet grid hazelnut leather metal_nut pill screw tile toothbrush transistor wood zipper"
+)
+
+
+def read(name):
+    return yaml.safe_load(CONFIGS[name].read_text())
+
+
+def small_data(name, folder):
+    """Write the data that a configuration asks for, small, and return what to override."""
+    if name == "quick_start":
+        counts = {"image_size": 64, "num_train": 4, "num_test_good": 2, "num_test_defective": 7}
+        return {"data.root": folder, **{f"data.{argument}": value for argument, value in counts.items()}}
+    names = {"mvtec_ad": MVTEC_AD, "visa": VISA}.get(name, "bolt nut")
+    for category in names.split():
+        make_category(folder / "visa_pytorch" if name == "visa" else folder, category)
+    return {"data.root": folder}
+
+
+def test_the_issue_names_these_configurations():
+    """There is one for the published results, for own data, for the quick start, and for a CPU."""
+    assert {"mvtec_ad", "visa", "folder", "quick_start", "light_cpu"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configurations_are_the_defaults(name):
+    """What the published configurations say of the model is what it does without being told."""
+    defaults = inspect.signature(VQFlow).parameters
+    for argument, value in read(name)["model"]["init_args"].items():
+        default = defaults[argument].default
+        assert value == (list(default) if isinstance(default, tuple) else default), argument
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_training(name):
+    """The published training has 60 passes in batches of 16."""
+    config = read(name)
+    assert config["trainer"]["max_epochs"] == 60
+    assert config["data"]["init_args"]["train_batch_size"] == 16
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_validation_follows_the_last_epoch(name):
+    """Threshold and normalization are fitted to the final weights, not to those of an earlier epoch, or never."""
+    trainer = read(name)["trainer"]
+    assert trainer["max_epochs"] % trainer["check_val_every_n_epoch"] == 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configurations_tell_how_to_run_them(name):
+    """The head of each file has a command with the file's own name."""
+    head = CONFIGS[name].read_text().partition("model:")[0]
+    assert f"configs/{name}.yaml" in head
+
+
+def test_quick_start_needs_no_network(tmp_path, monkeypatch):
+    """The quick start builds as it is, with pretrained weights from the package and ten products."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    _, model, datamodule = Engine.from_config(CONFIGS["quick_start"], default_root_dir=tmp_path)
+    assert model.hparams.pre_trained is True
+    assert len(datamodule.categories) == 10
+
+
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"needs the images in {SHARED / 'data'}")
+def test_shared_data_builds(tmp_path, monkeypatch):
+    """The configuration of the README's results finds its eight categories and its weights beside the checkout."""
+    monkeypatch.chdir(ROOT)
+    _, model, datamodule = Engine.from_config(CONFIGS["shared_data"], default_root_dir=tmp_path)
+    datamodule.setup()
+    assert isinstance(model, AnomalibModule)
+    assert len(datamodule.categories) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configurations_train_and_report_every_category(name, tmp_path):
+    """Every configuration trains, on small images and without downloads, and is tested on all its categories."""
+    seed_everything(0)
+    overrides = FAST | small_data(name, tmp_path / "products") | (NARROW if name in PUBLISHED else {})
+    engine, model, datamodule = Engine.from_config(CONFIGS[name], default_root_dir=tmp_path / "results", **overrides)
+    engine.train(model, datamodule=datamodule)
+    assert list(model.evaluator.results) == [*datamodule.categories, "macro", "pooled"]
+    assert len(datamodule.categories) == {**PUBLISHED, "quick_start": 10}.get(name, 2)
+
+
+@pytest.mark.slow
+def test_the_command_line_takes_a_configuration_and_changes(tmp_path):
+    """The command in the head of a file works, and arguments after the file win."""
+    overrides = FAST | small_data("light_cpu", tmp_path / "products")
+    subprocess.run(
+        [Path(sys.executable).with_name("anomalib"), "train", "--config", CONFIGS["light_cpu"]]
+        + [f"--{argument}={value}" for argument, value in overrides.items()],
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=600,
+    )
+    folder = tmp_path / "results" / "VQFlow" / "products" / "v0"
+    assert (folder / "category_metrics.csv").exists()
+    assert (folder / "weights" / "lightning" / "model.ckpt").exists()

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every example and every block of code in the README runs."""
+
+import csv
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+import yaml
+from anomalib.data import get_datamodule
+from anomalib.deploy import OpenVINOInferencer
+from lightning.pytorch import seed_everything
+from PIL import Image
+
+from .data.folders import make_image
+from .tiny import ARGUMENTS, tiny_root
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+def example(name):
+    """Import an example, which has no package."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Folder with the images and with what examples/train.py writes."""
+    folder = tmp_path_factory.mktemp("examples")
+    root = tiny_root(folder / "products", size=(80, 72))
+    seed_everything(0)
+    options = ["--backbone", "vqflow_tiny", "--epochs", "1", "--input-size", "64"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        example("train").main([str(root), *options, "--results-dir", str(folder / "results")])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """Folder of the run, which anomalib names after model and data."""
+    return folder / "results" / "VQFlow" / "products" / "v0"
+
+
+# Training and prediction
+
+
+@pytest.mark.slow
+def test_train(run):
+    """Training reports per category and leaves a checkpoint and an exported model."""
+    assert (run / "category_metrics.csv").read_text().startswith("category,")
+    assert (run / "weights" / "lightning" / "model.ckpt").exists()
+    assert (run / "weights" / "openvino" / "model.xml").exists()
+
+
+@pytest.mark.slow
+def test_predict(folder, run, capsys, tmp_path):
+    """A folder of images is scored from the checkpoint as by the exported model, a line each."""
+    images = folder / "products" / "nut" / "test" / "hole"
+    example("predict").main([str(run / "weights/lightning/model.ckpt"), str(images), "--results-dir", str(tmp_path)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith(".png")]
+    predict = OpenVINOInferencer(run / "weights/openvino/model.xml", device="CPU", config=FP32).predict
+    assert [Path(path).name for *_, path in lines] == ["000.png", "001.png"]
+    for score, label, path in lines:
+        expected = predict(path)
+        assert float(score) == pytest.approx(expected.pred_score.item(), abs=1e-3)
+        assert label == ("anomalous" if expected.pred_label.item() else "normal")
+    assert len(list(tmp_path.rglob("*.png"))) == 2
+
+
+# OpenVINO
+
+
+@pytest.mark.slow
+def test_openvino_inference(folder, run, tmp_path, capsys):
+    """All images in all subfolders get the scores and labels that OpenVINOInferencer gives them."""
+    model, output = run / "weights/openvino/model.xml", tmp_path / "scores.csv"
+    code = example("openvino_inference").main([str(model), str(folder / "products"), "--output", str(output)])
+    rows = list(csv.DictReader(output.open()))
+    images = list((folder / "products").rglob("*.png"))
+    assert code == 0
+    assert [row["path"] for row in rows] == [str(path) for path in sorted(images)]
+    predict = OpenVINOInferencer(model, device="CPU", config=FP32).predict
+    for row in rows[::5]:
+        expected = predict(row["path"])
+        assert float(row["score"]) == pytest.approx(expected.pred_score.item(), abs=1e-4)
+        assert row["label"] == ("anomalous" if expected.pred_label.item() else "normal")
+    assert re.search(rf"{len(rows)} images, \d+ anomalous, [\d.]+ images per second", capsys.readouterr().out)
+
+
+def toy_model(path):
+    """Write a model of our outputs that scores an image by its mean."""
+    from openvino import opset13 as ops
+
+    image = ops.parameter([-1, 3, -1, -1], np.float32, name="input")
+    score = ops.reduce_mean(image, np.array([1, 2, 3]), keep_dims=False)
+    label = ops.greater(score, np.float32(0.5))
+    for node, name in ((score, "pred_score"), (label, "pred_label")):
+        node.output(0).set_names({name})
+    openvino.save_model(openvino.Model([score, label], [image]), path, compress_to_fp16=False)
+    return path
+
+
+def test_openvino_inference_reads_every_mode_and_size(tmp_path):
+    """Grayscale, alpha and RGB images of any size and suffix are read, and keep their own scores."""
+    values = {"a/one.png": ("L", 51, (40, 30)), "a/two.JPG": ("RGB", 102, (64, 64)), "b.bmp": ("RGBA", 204, (20, 50))}
+    for name, (mode, value, size) in values.items():
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", size, value).convert(mode).save(path)
+    model, output = toy_model(tmp_path / "model.xml"), tmp_path / "out.csv"
+    assert example("openvino_inference").main([str(model), str(tmp_path / "images"), "--output", str(output)]) == 0
+    rows = {Path(row["path"]).name: row for row in csv.DictReader(output.open())}
+    for name, (_, value, _) in values.items():
+        assert float(rows[Path(name).name]["score"]) == pytest.approx(value / 255, abs=1e-4)
+    assert [row["label"] for row in rows.values()] == ["normal", "normal", "anomalous"]
+
+
+def test_openvino_inference_names_what_it_cannot_read(tmp_path, capsys):
+    """A broken image is named and left out, the others are scored, and the exit code tells."""
+    make_image(tmp_path / "images" / "good.png", 60)
+    (tmp_path / "images" / "broken.png").write_bytes(b"not an image")
+    model, output = toy_model(tmp_path / "model.xml"), tmp_path / "out.csv"
+    assert example("openvino_inference").main([str(model), str(tmp_path / "images"), "--output", str(output)]) == 1
+    assert "broken.png" in capsys.readouterr().err
+    assert [Path(row["path"]).name for row in csv.DictReader(output.open())] == ["good.png"]
+
+
+def test_openvino_inference_refuses_a_folder_without_images(tmp_path, capsys):
+    """A folder without images is an error that names it."""
+    with pytest.raises(SystemExit):
+        example("openvino_inference").main(["model.xml", str(tmp_path)])
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+# The quick start
+
+
+@pytest.mark.slow
+def test_quick_start(tmp_path, monkeypatch, capsys):
+    """The whole job leaves a table, a picture of each kind of defect, an overview, and a model; and says where."""
+    monkeypatch.chdir(tmp_path)
+    data = {"categories": ["cap", "gear", "tile"], "image_size": 64, "num_train": 4, "num_workers": 0}
+    data |= {"num_test_good": 2, "num_test_defective": 7, "train_batch_size": 4, "root": str(tmp_path)}
+    model = {**ARGUMENTS, "flow_steps": [1, 1, 1], "input_size": [64, 64], "visualizer": False}
+    config = {
+        "model": {"class_path": "anomalib_vqflow.VQFlow", "init_args": model},
+        "data": {"class_path": "anomalib_vqflow.SyntheticProducts", "init_args": data},
+        "trainer": {"max_epochs": 5, "check_val_every_n_epoch": 5, "accelerator": "cpu", "logger": False},
+    }
+    Path("tiny.yaml").write_text(yaml.safe_dump(config))
+    example("quick_start").main(["--config", "tiny.yaml", "--epochs", "1", "--results-dir", "out"])
+
+    run = Path("out/VQFlow/SyntheticProducts/v0")
+    printed = capsys.readouterr().out
+    assert "Results per category" in printed
+    assert str(run.resolve()) in printed
+    defects = {path.parent.name for path in tmp_path.glob("SyntheticProducts/*/gear/test/*/*.png")}
+    assert {path.stem for path in run.glob("pictures/gear/*.png")} == defects
+    assert Image.open(run / "pictures" / "gear" / "good.png").size == (4 * 64, 64)
+    assert "gear        good" in printed
+    assert (run / "overview.png").stat().st_size > 10_000
+    for name in ("category_metrics.csv", "weights/lightning/model.ckpt", "weights/openvino/model.xml"):
+        assert (run / name).exists()
+        assert name in printed
+
+
+def test_the_contour_surrounds_what_was_found():
+    """The outline is red at the border of the mask and leaves its inside and the image around as they were."""
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[10:30, 10:30] = True
+    image = np.full((40, 40, 3), 90, dtype=np.uint8)
+    drawn = example("quick_start").with_contour(image, mask)
+    assert drawn[10, 20].tolist() == list(example("quick_start").RED)
+    assert drawn[20, 20].tolist() == drawn[3, 3].tolist() == [90, 90, 90]
+    assert image[10, 20].tolist() == [90, 90, 90]
+
+
+# The README
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_in_the_readme(block, tmp_path, monkeypatch):
+    """The README's Python runs, here on small images, for an epoch, and without the download of weights."""
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: None)
+    monkeypatch.chdir(tmp_path)
+    tiny_root(tmp_path / "products")
+    code = (
+        block.replace("input_size=256", "input_size=64").replace("epochs=20", "epochs=1").replace("epoch=20", "epoch=1")
+    )
+    assert code != block
+    exec(compile(code, "README.md", "exec"), {})
+    assert list(tmp_path.rglob("model.xml"))
+
+
+def test_data_in_the_readme(tmp_path, monkeypatch):
+    """The README's file that mixes data sets is a datamodule with all their categories."""
+    monkeypatch.chdir(tmp_path)
+    tiny_root(tmp_path / "products")
+    (block,) = (block for block in blocks("yaml") if "datamodules" in block)
+    datamodule = get_datamodule({"data": yaml.safe_load(block)})
+    assert datamodule.categories == ["candle", "pcb1", "bolt", "nut", "lid"]
+
+
+def test_files_in_the_readme_exist():
+    """Every file of the repository that the README names is there."""
+    names = set(re.findall(r"\b(?:configs|examples|benchmarks|anomalib_vqflow|tests|docs)/[\w/]+\.\w+", README))
+    assert "examples/quick_start.py" in names
+    assert not [name for name in names if not (ROOT / name).exists()]
