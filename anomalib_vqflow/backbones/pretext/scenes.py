@@ -1,26 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Scenes of the pretext task: pictures of the bank placed, mixed, colored, lit and blurred anew in every batch."""
-
-from typing import NamedTuple
+"""Scenes: pictures of the bank placed, mixed, colored, lit and blurred anew in every batch."""
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+LEAST_CONTRAST = 0.08  # between the darkest and the brightest color of a picture
+RELIEF = 0.6  # how strongly pictures may be lit as heights
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as anomalib normalizes
-
-
-class Scenes(NamedTuple):
-    """A batch of scenes.
-
-    Attributes:
-        images: Normalized images, shape ``(B, 3, S, S)``.
-        cover: Share of the second picture at each pixel, shape ``(B, 1, S, S)``, in [0, 1].
-    """
-
-    images: Tensor
-    cover: Tensor
 
 
 def uniform(low: float, high: float, num: int, rng: Generator) -> Tensor:
@@ -63,9 +51,9 @@ def place(pictures: Tensor, is_figure: Tensor, size: int, rng: Generator) -> Ten
     return F.grid_sample(fields, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def palette(num: int, least_contrast: float, rng: Generator) -> Tensor:
+def palette(num: int, rng: Generator) -> Tensor:
     """Draw three colors per scene, the darkest first; shape ``(3, num, 3, 1, 1)``."""
-    contrast = uniform(least_contrast, 0.9, num, rng)
+    contrast = uniform(LEAST_CONTRAST, 0.9, num, rng)
     dark = uniform(0, 1, num, rng) * (1 - contrast)
     vivid = uniform(0, 1, num, rng) ** 3 * 0.3
     base = dark + vivid * torch.randn(num, 3, 1, 1, generator=rng)
@@ -80,9 +68,9 @@ def paint(fields: Tensor, colors: Tensor) -> Tensor:
     return base + fields * (2 * (middle - base) + fields * (base - 2 * middle + end))
 
 
-def emboss(fields: Tensor, strength: float, rng: Generator) -> Tensor:
+def emboss(fields: Tensor, rng: Generator) -> Tensor:
     """Return the light and shade of fields seen as heights and lit from a random side; same shape."""
-    turn, depth = uniform(0, 2 * torch.pi, len(fields), rng), uniform(-1, 1, len(fields), rng).clamp(min=0) * strength
+    turn, depth = uniform(0, 2 * torch.pi, len(fields), rng), uniform(-1, 1, len(fields), rng).clamp(min=0) * RELIEF
     x, y = (F.pad(fields.diff(dim=axis), pad) for axis, pad in ((3, (0, 1, 0, 0)), (2, (0, 0, 0, 1))))
     return depth * (turn.cos() * x + turn.sin() * y)
 
@@ -97,16 +85,7 @@ def regions(num: int, size: int, rng: Generator) -> Tensor:
     return soft * (uniform(0, 1, num, rng) < 0.5)
 
 
-def compose(
-    first: Tensor,
-    second: Tensor,
-    is_figure: tuple[Tensor, Tensor],
-    size: int,
-    rng: Generator,
-    *,
-    least_contrast: float = 0.2,
-    relief: float = 0.0,
-) -> Scenes:
+def compose(first: Tensor, second: Tensor, is_figure: tuple[Tensor, Tensor], size: int, rng: Generator) -> Tensor:
     """Compose one batch of scenes from two batches of pictures.
 
     Args:
@@ -115,25 +94,23 @@ def compose(
         is_figure: Which pictures are figures, two tensors of shape ``(B,)``.
         size: Side S of the scenes in pixels.
         rng: Source of randomness.
-        least_contrast: Smallest difference between the darkest and the brightest color of a picture.
-        relief: How strongly pictures may be lit as heights; 0 means never.
 
     Returns:
-        The images and where the second picture covers the first.
+        Images of shape ``(B, 3, S, S)``, normalized as on ImageNet.
     """
     num = len(first)
-    colors, others = palette(num, least_contrast, rng), palette(num, least_contrast, rng)
+    colors, others = palette(num, rng), palette(num, rng)
     same = uniform(0, 1, num, rng) < 0.4  # same colors: only the texture tells the regions apart
     others = torch.where(same, colors, others)
     cover = regions(num, size, rng)
     painted = []
     for pictures, figures, tones in ((first, is_figure[0], colors), (second, is_figure[1], others)):
         fields = place(pictures, figures, size, rng)
-        painted.append(paint(fields, tones) + (emboss(fields, relief, rng) if relief else 0.0))
+        painted.append(paint(fields, tones) + emboss(fields, rng))
     below, above = painted
     images = below + cover * (above - below)
     images = images * (1 + 0.15 * uniform(0, 1, num, rng) * smooth_noise(num, 2, size, rng))
     images = images + uniform(-0.4, 1, num, rng) * (F.avg_pool2d(images, 3, 1, 1, count_include_pad=False) - images)
     images = images + 0.05 * uniform(0, 1, num, rng) ** 2 * torch.randn(images.shape, generator=rng)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return Scenes((images.clamp(0, 1) - mean) / std, cover)
+    return (images.clamp(0, 1) - mean) / std

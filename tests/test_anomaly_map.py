@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the score maps."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from anomalib_vqflow.anomaly_map import LOG_DET_WEIGHT, AnomalyMapGenerator, energies, to_unit
+
+SIZE = (24, 16)
+RELATIVE = ("multiplicative", "additive")
+
+
+def latents_and_log_dets(batch=3, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    shapes = ((4, 6, 4), (6, 3, 2))
+    latents = [torch.randn(batch, *shape, generator=rng) for shape in shapes]
+    return latents, [torch.randn(batch, *shape[1:], generator=rng) for shape in shapes]
+
+
+def fitted(**options):
+    generator = AnomalyMapGenerator(2, **options)
+    for seed in range(1, 30):
+        generator.observe_(*latents_and_log_dets(8, seed))
+    return generator
+
+
+def test_energy_is_the_tempered_negative_log_likelihood():
+    """With weight 1 it would be -log N(z) - log|det J| per dimension, up to a constant."""
+    (z, *_), (log_det, *_) = latents_and_log_dets()
+    energy = energies([z], [log_det])[0]
+
+    density = torch.distributions.Normal(0.0, 1.0).log_prob(z).mean(dim=1) + 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    assert_close(energy[:, 0], -density - LOG_DET_WEIGHT * log_det / 4)
+
+
+def test_the_statistics_are_those_of_the_cells_seen():
+    """Over the first hundred batches they are plain means over batches."""
+    generator = fitted()
+    seen = [energies(*latents_and_log_dets(8, seed)) for seed in range(1, 30)]
+
+    for level in range(2):
+        cells = torch.stack([batch[level] for batch in seen])
+        assert_close(generator.level_mean[level], cells.mean())
+        assert_close(generator.level_variance[level], cells.flatten(1).var(dim=1, correction=0).mean())
+
+
+def test_the_statistics_follow_a_training_and_forget():
+    """After many batches of another scale, the first ones hardly count."""
+    generator = fitted()
+    latents, log_dets = latents_and_log_dets(8)
+    for _ in range(1000):
+        generator.observe_([3 * z for z in latents], log_dets)
+
+    expected = torch.stack([level.mean() for level in energies([3 * z for z in latents], log_dets)])
+    assert_close(generator.level_mean, expected, rtol=1e-3, atol=0)
+
+
+def test_a_broken_batch_leaves_the_statistics_alone():
+    """NaN in a batch must not poison running means that every later score depends on."""
+    generator, (latents, log_dets) = fitted(), latents_and_log_dets()
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    latents[0][0, 0, 0, 0] = torch.nan
+    generator.observe_(latents, log_dets)
+
+    assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())
+
+
+def test_likelihood_map_is_the_mean_of_standardized_levels():
+    """Each level counts alike, whatever the scale of its energy."""
+    generator, (latents, log_dets) = fitted(), latents_and_log_dets()
+    levels = energies(latents, log_dets)
+    standard = [
+        (level - mean) / variance.sqrt()
+        for level, mean, variance in zip(levels, generator.level_mean, generator.level_variance, strict=True)
+    ]
+    raw = sum(F.interpolate(level, SIZE, mode="bilinear", align_corners=True) for level in standard) / 2
+
+    scores = generator(latents, log_dets, SIZE)
+    assert_close(scores.anomaly_map, to_unit(raw))
+    top = raw.flatten(1).topk(int(0.03 * SIZE[0] * SIZE[1]), dim=1).values.mean(dim=1)
+    assert_close(scores.pred_score, to_unit(top))
+
+
+def test_the_absolute_map_does_not_depend_on_the_other_images_or_pixels():
+    """An image that is wrong everywhere scores higher than one that is wrong in one place."""
+    generator, (latents, log_dets) = fitted(), latents_and_log_dets()
+    everywhere, here = [5 * z for z in latents], [z.clone() for z in latents]
+    here[0][:, :, 2, 2] *= 5
+
+    normal = generator(latents, log_dets, SIZE).pred_score
+    assert (generator(here, log_dets, SIZE).pred_score > normal).all()
+    assert (generator(everywhere, log_dets, SIZE).pred_score > generator(here, log_dets, SIZE).pred_score).all()
+    alone = generator([z[:1] for z in everywhere], [level[:1] for level in log_dets], SIZE)
+    assert_close(alone.pred_score, generator(everywhere, log_dets, SIZE).pred_score[:1])
+
+
+@pytest.mark.parametrize("score_map", RELATIVE)
+def test_relative_maps_are_blind_to_what_is_wrong_everywhere(score_map):
+    """The published maps are relative to the image's best pixel: a constant added to log p changes nothing."""
+    generator, (latents, log_dets) = AnomalyMapGenerator(2, score_map=score_map), latents_and_log_dets()
+    # One more channel with the same value in all cells adds a constant to every cell's sum of squares.
+    louder = [torch.cat((z, torch.full_like(z[:, :1], value)), dim=1) for z, value in zip(latents, (3, 3), strict=True)]
+    quieter = [torch.cat((z, torch.zeros_like(z[:, :1])), dim=1) for z in latents]
+
+    assert_close(generator(louder, log_dets, SIZE).anomaly_map, generator(quieter, log_dets, SIZE).anomaly_map)
+    assert not generator.needs_log_det
+
+
+@pytest.mark.parametrize("score_map", ["likelihood", *RELATIVE])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3, 1e8])
+def test_scores_lie_in_the_unit_interval(score_map, scale):
+    """Outside it, torchmetrics would apply a sigmoid per batch."""
+    generator, (latents, log_dets) = AnomalyMapGenerator(2, score_map=score_map), latents_and_log_dets()
+    scores = generator([scale * z for z in latents], log_dets, SIZE)
+
+    for values in scores:
+        assert values.isfinite().all()
+        assert values.min() >= 0
+        assert values.max() <= 1
+
+
+def test_unit_scores_keep_order_far_out():
+    """Energies that differ by a percent stay apart in float32, from deep inside the normal to a million deviations."""
+    raw = torch.cat((-torch.logspace(1, -2, 200), torch.logspace(-2, 6, 900)))
+    unit = to_unit(raw)
+
+    assert (unit.diff() > 0).all()
+    assert unit[0] > 0
+    assert unit[-1] < 0.95
+
+
+@pytest.mark.parametrize("score_map", ["likelihood", *RELATIVE])
+def test_nan_is_anomalous(score_map):
+    """A pixel without likelihood must not pass for normal under any threshold."""
+    generator, (latents, log_dets) = AnomalyMapGenerator(2, score_map=score_map), latents_and_log_dets()
+    latents[0][1] = torch.nan
+    scores = generator(latents, log_dets, SIZE)
+
+    assert scores.pred_score[1] == 1
+    assert (scores.anomaly_map[1] == 1).all()
+    assert (scores.pred_score[[0, 2]] < 1).all()
+
+
+@pytest.mark.parametrize(("name", "value"), [("score_map", "sum"), ("top_k_ratio", 0.0), ("top_k_ratio", 1.1)])
+def test_wrong_arguments_are_refused(name, value):
+    """The message says what was expected and what came."""
+    with pytest.raises(ValueError, match=f"{name} must .* got {value!r}"):
+        AnomalyMapGenerator(2, **{name: value})
