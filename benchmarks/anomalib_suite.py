@@ -9,7 +9,7 @@ enough), of the installed version or near it:
 
 It runs ``tests/integration/model/test_models.py`` there, for VQFlow only, with downloads of backbone weights switched
 off: the tests are about the calls, and pass with random weights. VQFlow comes with its defaults, the published
-configuration; that takes about 8 GB of memory. ``--small`` takes a small configuration. Other arguments go to pytest.
+configuration; that takes 14 GB of memory. ``--small`` takes a small configuration. Other arguments go to pytest.
 """
 
 import argparse

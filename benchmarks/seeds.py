@@ -3,8 +3,9 @@
 
     python benchmarks/seeds.py configs/quick_start.yaml --seeds 0 1 2
 
-The seed sets weights and the order of images, not the images. The deviation is that of the sample (n - 1). Options that
-are not listed go to the configuration, as ``--trainer.max_epochs 5``.
+The seed sets weights and the order of images, and the images if the package draws them. The deviation is that of the
+sample (n - 1). Below the table: how the concepts found without labels relate to the categories of the test images.
+Options that are not listed go to the configuration, as ``--trainer.max_epochs 5``.
 """
 
 import argparse
@@ -12,8 +13,13 @@ import statistics
 import time
 from pathlib import Path
 
+import torch
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
+from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
+
+from anomalib_vqflow import MultiCategory, VQFlow
 
 NOT_EVALUABLE = "\N{EN DASH}"
 METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
@@ -31,14 +37,18 @@ def main(arguments: list[str] | None = None) -> None:
     options, rest = parser.parse_known_args(arguments)
     overrides = {name.removeprefix("--"): value for name, value in zip(rest[::2], rest[1::2], strict=True)}
 
-    runs, seconds = [], []
+    draws_images = "SyntheticProducts" in options.config.read_text()
+    runs, seconds, concepts = [], [], []
     for seed in options.seeds:
         seed_everything(seed)
+        if draws_images:
+            overrides["data.seed"] = str(seed)
         engine, model, datamodule = Engine.from_config(options.config, **overrides)
         start = time.perf_counter()
         engine.train(model, datamodule=datamodule)
         seconds.append(time.perf_counter() - start)
         runs.append(model.evaluator.results)
+        concepts.append(concept_measures(model, datamodule))
 
     names = ", ".join(map(str, options.seeds))
     print(f"\n{options.config}, seeds {names}, {statistics.mean(seconds) / 60:.1f} minutes each:\n")
@@ -47,6 +57,34 @@ def main(arguments: list[str] | None = None) -> None:
     for category in runs[0]:
         cells = [summary([run[category].metrics[metric] for run in runs]) for metric in METRICS]
         print(f"| {category} | {' | '.join(cells)} |")
+    for name in concepts[0]:
+        print(f"{name}: {summary([measures[name] for measures in concepts])}")
+
+
+@torch.no_grad()
+def concept_measures(model: VQFlow, datamodule: MultiCategory) -> dict[str, float]:
+    """Relate the concepts of the test images to their categories, which the model does not know.
+
+    Args:
+        model: A trained model.
+        datamodule: Its data.
+
+    Returns:
+        Concepts in use, share of images in the category that is most frequent in their concept, and normalized mutual
+        information.
+    """
+    model = model.eval().cpu()
+    found, known = [], []
+    for batch in datamodule.test_dataloader():
+        semantic = model.model.features(model.pre_processor(batch.image)).semantic
+        found += model.model.concept(semantic).indices.tolist()
+        known += [datamodule.category_by_path[path] for path in batch.image_path]
+    counts = contingency_matrix(known, found)
+    return {
+        "concepts in use": float(len(set(found))),
+        "purity": counts.max(axis=0).sum() / len(found),
+        "normalized mutual information": normalized_mutual_info_score(known, found),
+    }
 
 
 def summary(values: list[float]) -> str:
