@@ -148,7 +148,7 @@ def test_inferencers_equal_engine(folder, root, checkpoint, predictor, kind):
 
     The file is larger than the model's input. anomalib resizes with antialiasing in the engine, and without in its own
     exports: on real images of twice and five times the input size, the image scores of a model trained on four of the
-    categories in ``../shared/data`` then moved by up to a third of their range, pixels by up to 45 % of it, and up to
+    categories in ``../shared/data`` then moved by up to half of their range, pixels by up to 45 % of it, and up to
     7 % more good images raised an alarm. Its users should get the scores that the thresholds were fitted to, so our
     exports antialias.
     """

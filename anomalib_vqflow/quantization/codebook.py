@@ -142,7 +142,8 @@ class Codebook(nn.Module):
         Returns:
             Indices of shape ``(...)``.
         """
-        unplaced = torch.where(self.code_counts > 0, 0.0, torch.inf)
+        # Out of reach, but finite: quantization tools subtract constants from each other.
+        unplaced = torch.where(self.code_counts > 0, 0.0, 1e30)
         # |x|² is the same for all codes, so it is left out. The codes are scaled, not the larger product.
         return (self.codes.square().sum(dim=1) + unplaced + x @ (-2.0 * self.codes.T)).argmin(dim=-1)
 
