@@ -10,8 +10,9 @@ import numpy as np
 import openvino
 import pytest
 import yaml
-from anomalib.data import get_datamodule
+from anomalib.data import AnomalibDataModule
 from anomalib.deploy import OpenVINOInferencer
+from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 from PIL import Image
 
@@ -19,7 +20,7 @@ from .data.folders import make_image
 from .tiny import ARGUMENTS, tiny_root
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
 FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
@@ -211,7 +212,9 @@ def test_data_in_the_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_root(tmp_path / "products")
     (block,) = (block for block in blocks("yaml") if "datamodules" in block)
-    datamodule = get_datamodule({"data": yaml.safe_load(block)})
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(AnomalibDataModule, "data")  # as anomalib's command line
+    datamodule = parser.instantiate_classes(parser.parse_object({"data": yaml.safe_load(block)})).data
     assert datamodule.categories == ["candle", "pcb1", "bolt", "nut", "lid"]
 
 
