@@ -3,7 +3,7 @@
 
     python examples/predict.py results/VQFlow/products/v0/weights/lightning/model.ckpt images
 
-The pictures go to the folder ``images`` in the results.
+The pictures go to ``VQFlow/latest/images`` in the results folder.
 """
 
 import argparse
