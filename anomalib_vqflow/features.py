@@ -66,6 +66,8 @@ class FeaturePyramid(nn.Module):
         self.fixed_size = (input_size[0], input_size[1]) if _has_fixed_size(backbone) else None
         self.body = _create_body(backbone, indices, pre_trained, self.fixed_size)
         self.body.requires_grad_(requires_grad=False)
+        # Depthwise convolutions, and then the flows, run up to twice as fast in this layout on a CPU.
+        self.body.to(memory_format=torch.channels_last)
         self.eval()
         self.channels_last = False
         maps = self._dry_run(backbone, input_size)
@@ -110,7 +112,7 @@ class FeaturePyramid(nn.Module):
                 "resize the images, or give input_size the size that you want."
             )
             raise ValueError(msg)
-        maps = self.body(images)
+        maps = self.body(images.contiguous(memory_format=torch.channels_last))
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
         maps = [m.float() if m.dtype in {torch.float16, torch.bfloat16} else m for m in maps]
