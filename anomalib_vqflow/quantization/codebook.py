@@ -142,10 +142,14 @@ class Codebook(nn.Module):
         Returns:
             Indices of shape ``(...)``.
         """
+        placed = self.code_counts > 0
         # Out of reach, but finite: quantization tools subtract constants from each other.
-        unplaced = torch.where(self.code_counts > 0, 0.0, 1e30)
+        unplaced = torch.where(placed, 0.0, 1e30)
+        # Distances from a common center are small, so that they survive rounding where a runtime computes in bfloat16.
+        center = (self.codes * placed[:, None]).sum(dim=0) / placed.sum().clamp_min(1)
+        codes = self.codes - center
         # |x|² is the same for all codes, so it is left out. The codes are scaled, not the larger product.
-        return (self.codes.square().sum(dim=1) + unplaced + x @ (-2.0 * self.codes.T)).argmin(dim=-1)
+        return (codes.square().sum(dim=1) + unplaced + (x - center) @ (-2.0 * codes.T)).argmin(dim=-1)
 
     @torch.no_grad()
     def _learn_(self, x: Tensor) -> None:
