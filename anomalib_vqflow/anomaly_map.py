@@ -97,7 +97,7 @@ class AnomalyMapGenerator(nn.Module):
         Returns:
             Maps and image scores.
         """
-        if self.score_map == "likelihood":
+        if self.needs_log_det:
             levels = energies(latents, cell_log_dets)
             scales = self.level_variance.clamp_min(1e-12).rsqrt()
             standard = [(levels[i] - self.level_mean[i]) * scales[i] for i in range(len(levels))]

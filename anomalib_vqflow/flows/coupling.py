@@ -101,11 +101,8 @@ class ConditionalCoupling(InvertibleModule):
         x = (x[:, self.permutation.argsort()] - self.global_offset) / scale
         x1, x2 = x.split(self.split, dim=1)
         log_scale, shift = self._predict(x1, condition)
-        log_det = x.new_zeros(x.shape[0])
-        if jac:
-            num_cells = x.shape[-2] * x.shape[-1]
-            log_det = log_scale.sum(dim=(1, 2, 3)) + num_cells * scale.log().sum()
-        return (torch.cat((x1, (x2 - shift) * torch.exp(-log_scale)), dim=1),), -log_det
+        cell_log_det = _cell_log_det(log_scale, scale, jac)
+        return (torch.cat((x1, (x2 - shift) * torch.exp(-log_scale)), dim=1),), -cell_log_det.sum(dim=(1, 2))
 
     def transform(self, x: Tensor, condition: Tensor, jac: bool = True) -> tuple[Tensor, Tensor]:
         """Transform the input and tell the cells apart in the log-determinant.
@@ -122,9 +119,9 @@ class ConditionalCoupling(InvertibleModule):
         scale = self._scale()
         x1, x2 = x.split(self.split, dim=1)
         log_scale, shift = self._predict(x1, condition)
-        log_det = log_scale.sum(dim=1) + scale.log().sum() if jac else torch.zeros_like(x[:, 0])
+        cell_log_det = _cell_log_det(log_scale, scale, jac)
         y = torch.cat((x1, x2 * log_scale.exp() + shift), dim=1) * scale + self.global_offset
-        return y.index_select(1, self.permutation), log_det
+        return y.index_select(1, self.permutation), cell_log_det
 
     def _scale(self) -> Tensor:
         return 0.1 * F.softplus(self.global_scale, beta=0.5)
@@ -137,3 +134,8 @@ class ConditionalCoupling(InvertibleModule):
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the shapes unchanged."""
         return input_dims
+
+
+def _cell_log_det(log_scale: Tensor, scale: Tensor, jac: bool) -> Tensor:
+    """Sum up what scales the channels of each cell; shape ``(B, h, w)``, zeros if ``jac`` is off."""
+    return log_scale.sum(dim=1) + scale.log().sum() if jac else torch.zeros_like(log_scale[:, 0])

@@ -142,10 +142,9 @@ class FusionCoupling(InvertibleModule):
             The transformed tensors, and ``log|det J|`` in nats with shape ``(B,)``, negated when ``rev`` is set; zeros
             if ``jac`` is off.
         """
-        if rev:
-            return self._inverse(x_or_z, c[0], jac)
-        z, cell_log_dets = self.transform(x_or_z, c[0], jac)
-        return tuple(z), torch.stack([level.sum(dim=(1, 2)) for level in cell_log_dets]).sum(dim=0)
+        levels, cell_log_dets = (self._inverse if rev else self.transform)(x_or_z, c[0], jac)
+        log_det = torch.stack([level.sum(dim=(1, 2)) for level in cell_log_dets]).sum(dim=0)
+        return tuple(levels), -log_det if rev else log_det
 
     def transform(
         self, latents: Sequence[Tensor], condition: Tensor, jac: bool = True
@@ -170,11 +169,10 @@ class FusionCoupling(InvertibleModule):
         second_scales, second_shifts = self._scale_shift(self.second_subnet, first, condition)
         second = [x * s.exp() + t for x, s, t in zip(second, second_scales, second_shifts, strict=True)]
         z = [torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)]
-        if not jac:
-            return z, [torch.zeros_like(level[:, 0]) for level in z]
-        return z, [a.sum(dim=1) + b.sum(dim=1) for a, b in zip(first_scales, second_scales, strict=True)]
+        return z, _cell_log_dets(first_scales, second_scales, jac)
 
-    def _inverse(self, z: Sequence[Tensor], condition: Tensor, jac: bool) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _inverse(self, z: Sequence[Tensor], condition: Tensor, jac: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """Restore the input; the log-determinants are those of :meth:`transform`."""
         condition = _fit_to_grid(condition, z[-1])
         halves = [x.split(split, dim=1) for x, split in zip(z, self.splits, strict=True)]
         first, second = [half[0] for half in halves], [half[1] for half in halves]
@@ -183,10 +181,8 @@ class FusionCoupling(InvertibleModule):
         first_scales, first_shifts = self._scale_shift(self.first_subnet, second, condition)
         first = [(x - t) * torch.exp(-s) for x, s, t in zip(first, first_scales, first_shifts, strict=True)]
         permuted = [torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)]
-        x = tuple(level[:, order.argsort()] for level, order in zip(permuted, self.permutations, strict=True))
-        if not jac:
-            return x, condition.new_zeros(condition.shape[0])
-        return x, -torch.stack([scales.sum(dim=(1, 2, 3)) for scales in (*first_scales, *second_scales)]).sum(dim=0)
+        x = [level[:, order.argsort()] for level, order in zip(permuted, self.permutations, strict=True)]
+        return x, _cell_log_dets(first_scales, second_scales, jac)
 
     def _scale_shift(self, subnet: FusionSubnet, halves: list[Tensor], condition: Tensor) -> ScaleShift:
         """Predict log-scales, clamped, and shifts."""
@@ -197,6 +193,13 @@ class FusionCoupling(InvertibleModule):
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the shapes unchanged."""
         return input_dims
+
+
+def _cell_log_dets(first_scales: Sequence[Tensor], second_scales: Sequence[Tensor], jac: bool) -> list[Tensor]:
+    """Sum up the log-scales of each cell; ``(B, h_i, w_i)`` per scale, zeros if ``jac`` is off."""
+    if not jac:
+        return [torch.zeros_like(scales[:, 0]) for scales in first_scales]
+    return [a.sum(dim=1) + b.sum(dim=1) for a, b in zip(first_scales, second_scales, strict=True)]
 
 
 def _fit_to_grid(condition: Tensor, coarsest: Tensor) -> Tensor:

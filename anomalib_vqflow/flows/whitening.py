@@ -53,7 +53,7 @@ class Moments:
 class Whitening(InvertibleModule):
     r"""Decorrelate the channels of a map and give them unit variance, :math:`y = W (x - m)`.
 
-    A fixed linear map, fitted to the normal images once before training: :math:`m` is the mean and :math:`W W^\top` the
+    A fixed linear map, fitted to the normal images once before training: :math:`m` is the mean and :math:`W^\top W` the
     inverse covariance of the cells' channels. A flow whose couplings start at the identity then starts at the best
     single Gaussian instead of at the raw features, whose scales differ by orders of magnitude between channels. Until
     it is fitted, it is the identity.
@@ -124,8 +124,7 @@ class Whitening(InvertibleModule):
         """
         del c, jac
         (x,) = x_or_z
-        num_cells = x.shape[-2] * x.shape[-1]
-        log_det = (num_cells * self.log_det_per_cell).expand(x.shape[0])
+        log_det = (x.shape[-2] * x.shape[-1] * self.log_det_per_cell).expand(x.shape[0])
         if rev:
             return (F.conv2d(x, self.weight.inverse()[..., None, None]) + self.mean[:, None, None],), -log_det
         return (self.transform(x)[0],), log_det

@@ -11,7 +11,8 @@ from anomalib.models import Padim
 from lightning.pytorch import seed_everything
 from torchvision.transforms.v2 import RandomHorizontalFlip, RandomVerticalFlip, Resize
 
-from anomalib_vqflow import MultiCategory, VQFlow
+from anomalib_vqflow import MultiCategory
+from tests.tiny import tiny_model
 
 from .folders import make_category, make_image, make_mask
 
@@ -43,18 +44,7 @@ def padim():
 
 def vqflow():
     seed_everything(0)
-    return VQFlow(
-        backbone="test_convnext2",
-        pre_trained=False,
-        input_size=(32, 64),
-        concept_dim=16,
-        num_concepts=3,
-        position_dim=8,
-        num_patterns=8,
-        flow_steps=(1, 1, 1),
-        hidden_dim=16,
-        visualizer=False,
-    )
+    return tiny_model(input_size=(32, 64), num_concepts=3)
 
 
 def engine(folder, **arguments):

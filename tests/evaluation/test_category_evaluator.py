@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from anomalib_vqflow import MultiCategory, VQFlow
 from anomalib_vqflow.evaluation.category_evaluator import CategoryEvaluator, category_of_path
 from tests.data.folders import make_category
+from tests.tiny import tiny_model
 
 NAMES = ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score")
 
@@ -296,18 +297,7 @@ def test_table_says_what_a_dash_means_and_where_the_files_are(root, tmp_path, ca
 def test_model_from_a_checkpoint_reports_per_category(root, tmp_path):
     """VQ-Flow has this evaluator by default, so that a checkpoint's test reports what the training's test did."""
     datamodule = MultiCategory(root, num_workers=0)
-    model = VQFlow(
-        backbone="test_convnext2",
-        pre_trained=False,
-        input_size=(32, 32),
-        concept_dim=16,
-        num_concepts=3,
-        position_dim=8,
-        num_patterns=8,
-        flow_steps=(1, 1, 1),
-        hidden_dim=16,
-        visualizer=False,
-    )
+    model = tiny_model(input_size=(32, 32), num_concepts=3)
     engine, _ = fit_and_test(model, datamodule, tmp_path, max_epochs=1)
 
     restored = VQFlow.load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path)
