@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint needs beyond Lightning's: random states, and words for one that does not fit."""
+"""What a checkpoint needs beyond Lightning's: random states, and a refusal where it is broken or does not fit."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 
+CHECKPOINT_KEY = "vqflow"
+NUM_NAMED = 5
 MEANING = frozenset({"backbone", "layers", "input_size", "concept_dim", "position_dim", "quantization", "affine_clamp"})
 """Arguments that change what the weights mean, perhaps without changing their shapes."""
 
@@ -83,5 +88,92 @@ def explain_misfit(found: Mapping[str, Any], wanted: Mapping[str, Any], reason: 
     return " ".join(part for part in (cause, cure, reason) if part)
 
 
+def first_names(names: Sequence[str]) -> str:
+    """List the first few names."""
+    return ", ".join(names[:NUM_NAMED]) + (f" and {len(names) - NUM_NAMED} more" if names[NUM_NAMED:] else "")
+
+
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+class CheckpointMixin(LightningModule):
+    """Exact resumption of a training, and refusal of checkpoints that are broken or do not fit."""
+
+    model: nn.Module
+    lr: float
+    _loaded_arguments: Mapping[str, Any] | None = None
+    _later_random_states: Mapping[str, Any] | None = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the random states, so that a resumed training is the same as an uninterrupted one.
+
+        Args:
+            checkpoint: The checkpoint.
+
+        Raises:
+            ValueError: If a weight is not finite: the last checkpoint is not to be overwritten by a broken model.
+        """
+        super().on_save_checkpoint(checkpoint)
+        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
+        if broken:
+            msg = (
+                f"Not saving a broken model: weights are NaN or infinite ({first_names(broken)}). Resume from the last "
+                f"checkpoint with a smaller lr (now {self.lr}), or with precision 32 if it was lower."
+            )
+            raise ValueError(msg)
+        # Lightning mixes the arguments of load_from_checkpoint into its own copy, so the true ones are kept beside it.
+        arguments = checkpoint["hyper_parameters"]
+        checkpoint[CHECKPOINT_KEY] = {"arguments": dict(arguments), "random_states": random_states()}
+        arguments["pre_trained"] = False  # the backbone's weights are in the checkpoint
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the random states if a training is resumed, and refuse a checkpoint of another configuration.
+
+        Args:
+            checkpoint: The checkpoint.
+
+        Raises:
+            ValueError: If an argument that changes what the weights mean differs from the checkpoint's.
+        """
+        super().on_load_checkpoint(checkpoint)
+        ours = checkpoint.get(CHECKPOINT_KEY, {})
+        self._loaded_arguments = ours.get("arguments", {})
+        if MEANING & differing_arguments(self._loaded_arguments, self.hparams).keys():
+            raise ValueError(explain_misfit(self._loaded_arguments, self.hparams))
+        resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        if resumes and self.trainer.world_size == 1 and ours:
+            # Setting up the dataloader draws from the generators. If the checkpoint was made after an epoch, this is
+            # what began the next epoch; if it was made in an epoch, after validation, it is not.
+            restore_random_states(ours["random_states"])
+            progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+            if progress["processed"] < progress["started"]:
+                self._later_random_states = ours["random_states"]
+
+    def on_train_start(self) -> None:
+        """Restore the random states if a training is resumed in an epoch."""
+        super().on_train_start()
+        if self._later_random_states is not None:
+            restore_random_states(self._later_random_states)
+            self._later_random_states = None
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
+        """Load weights as torch does.
+
+        Args:
+            state_dict: Weights by name.
+            strict: Whether names must match exactly.
+            assign: Whether to take the tensors themselves.
+
+        Returns:
+            Missing and unexpected names.
+
+        Raises:
+            ValueError: If the weights of a checkpoint don't fit; the message names the arguments that differ.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            if self._loaded_arguments is None:
+                raise
+            raise ValueError(explain_misfit(self._loaded_arguments, self.hparams, str(error))) from error

@@ -3,11 +3,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, Batch
+from anomalib.deploy import CompressionType
+from anomalib.metrics import F1Score
+from anomalib.models.components.base.export_mixin import ExportMixin
 from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics import Metric
 from torchvision.transforms.v2 import Compose, Resize, Transform
@@ -143,3 +149,77 @@ def resize_extension() -> "ConversionExtension":
         return [resized.output(0)]
 
     return ConversionExtension("Resize", convert)
+
+
+class AntialiasExportMixin(ExportMixin, LightningModule):
+    """Export of a model with the resizing of its training, and quantization with images of any sizes."""
+
+    input_size: tuple[int, int] | None
+
+    def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
+        """Export to ONNX like anomalib, in the operator set that torch's exporter writes.
+
+        anomalib asks for an older one, to which the conversion fails noisily.
+
+        Args:
+            export_root: Folder to export to.
+            model_file_name: Name of the file, without suffix.
+            input_size: Height and width of the images, in pixels; None for any.
+            kwargs: Further arguments of ``torch.onnx.export``.
+
+        Returns:
+            Path of the model.
+        """
+        kwargs.setdefault("opset_version", ONNX_OPSET)
+        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+    ) -> Path:
+        """Export to OpenVINO like anomalib, with antialiased resizing and with calibration on images of any sizes.
+
+        Args:
+            export_root: Folder to export to.
+            model_file_name: Name of the files, without suffix.
+            input_size: Height and width of the images, in pixels; None for any.
+            compression_type: None for FP32, ``FP16``, ``INT8`` (weights only), ``INT8_PTQ`` or ``INT8_ACQ``.
+            datamodule: Data for ``INT8_PTQ`` (validation images) and ``INT8_ACQ`` (also test images).
+            metric: Judges ``INT8_ACQ``, higher is better; None for the image labels' F1 score.
+            task: Unused, as in anomalib.
+            max_drop: Largest drop of the metric under ``INT8_ACQ``.
+            ov_kwargs: Further arguments of ``openvino.convert_model``.
+            onnx_kwargs: Further arguments of ``torch.onnx.export``.
+
+        Returns:
+            Path of the ``.xml`` file.
+        """
+        metric = metric or F1Score(fields=["pred_label", "gt_label"])
+        with calibration_size(datamodule, input_size or self.input_size):
+            return super().to_openvino(
+                export_root,
+                model_file_name,
+                input_size,
+                compression_type,
+                datamodule,
+                FreshMetric(metric),
+                task,
+                max_drop,
+                {"extension": resize_extension(), **(ov_kwargs or {})},
+                onnx_kwargs,
+            )

@@ -1,50 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """VQ-Flow as an anomalib model: the paper's defaults, optimizer, schedule and logging."""
 
-import logging
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
 import torch
-from anomalib import LearningType, TaskType
-from anomalib.data import AnomalibDataModule, Batch
-from anomalib.deploy import CompressionType
-from anomalib.metrics import Evaluator, F1Score
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from torch import Tensor
-from torchmetrics import Metric
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .anomaly_map import ScoreMap
-from .checkpoint import MEANING, differing_arguments, explain_misfit, random_states, restore_random_states
+from .checkpoint import CheckpointMixin, first_names
 from .evaluation import CategoryEvaluator
-from .export import ONNX_OPSET, AntialiasPreProcessor, FreshMetric, calibration_size, resize_extension
+from .export import AntialiasExportMixin, AntialiasPreProcessor
 from .loss import LossTerms, VQFlowLoss
-from .schedule import WarmupSchedule
+from .schedule import TrainingDefaultsMixin, WarmupSchedule
 from .torch_model import VQFlowModel
 
-logger = logging.getLogger(__name__)
-
-CHECKPOINT_KEY = "vqflow"
-DEFAULT_EPOCHS = 60
-GRADIENT_CLIP_NORM = 2.0
-LIGHTNING_DEFAULT_EPOCHS = 1000
-LIGHTNING_DEFAULT_SANITY_STEPS = 2
-NUM_NAMED = 5
 NUM_WHITENING_IMAGES = 1024
 """A thousand images fix a covariance of a few hundred channels well, and cost less than a pass."""
 
 
-class VQFlow(AnomalibModule):
+class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, AnomalibModule):
     """Detect anomalies on many products with one model: VQ-Flow.
 
     One model is trained on the normal images of any number of products, without class labels. A codebook finds the
@@ -153,10 +139,7 @@ class VQFlow(AnomalibModule):
             raise ValueError(msg)
         self.warmup_ratio = warmup_ratio
         self.lr_schedule = lr_schedule
-        self._epochs_unset = False
         self._told_short_batch = False
-        self._loaded_arguments: Mapping[str, Any] | None = None
-        self._later_random_states: Mapping[str, Any] | None = None
         height, width = self.input_size or input_size
         self.model = VQFlowModel(
             input_size=(height, width),
@@ -233,7 +216,7 @@ class VQFlow(AnomalibModule):
     def _predict(self, batch: Batch) -> STEP_OUTPUT:
         broken = _broken_images(batch)
         if broken:
-            rank_zero_warn(f"Images with NaN or infinite pixels score as anomalous: {_names(broken)}.")
+            rank_zero_warn(f"Images with NaN or infinite pixels score as anomalous: {first_names(broken)}.")
         return batch.update(**self.model(self._images(batch))._asdict())
 
     def _images(self, batch: Batch) -> Tensor:
@@ -244,7 +227,7 @@ class VQFlow(AnomalibModule):
         safe = "The weights were not changed, and the last checkpoint is good."
         broken = _broken_images(batch)
         if broken:
-            msg = f"{where} Images have NaN or infinite pixels: {_names(broken)}. Repair or remove them. {safe}"
+            msg = f"{where} Images have NaN or infinite pixels: {first_names(broken)}. Repair or remove them. {safe}"
             raise ValueError(msg)
         msg = f"{where} {safe} Resume from it with a smaller lr (now {self.lr}), or in precision 32 if it was lower."
         raise ValueError(msg)
@@ -281,131 +264,22 @@ class VQFlow(AnomalibModule):
             values[f"pattern_live_ratio/{level}"] = codebook.live_ratio
         self.log_dict(values, batch_size=batch_size)
 
-    @property
-    def trainer(self) -> Trainer:
-        """The trainer that this model is attached to."""
-        return super().trainer
-
-    @trainer.setter
-    def trainer(self, trainer: Trainer | None) -> None:
-        # Lightning attaches the trainer before it turns an unset max_epochs into 1,000.
-        self._epochs_unset = trainer is not None and trainer.max_epochs is None
-        super(VQFlow, type(self)).trainer.fset(self, trainer)  # type: ignore[attr-defined]
-
-    def setup(self, stage: str) -> None:
-        """Replace Lightning's defaults by ours where the user chose nothing.
-
-        Without ``max_epochs``, ``max_steps`` or ``max_time``, 60 passes are trained, as published, instead of
-        Lightning's 1,000. Validation is not tried before training. anomalib's ``trainer_arguments`` would override what
-        the user set, so they don't serve for this.
-
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
-
-        Raises:
-            ValueError: If the weights are to be in half precision.
-        """
-        if self.trainer.precision in {"16-true", "bf16-true"}:
-            msg = (
-                f"VQ-Flow cannot run in precision {self.trainer.precision}, because half precision cannot hold the "
-                "running means of its codebooks. Use 'bf16-mixed', '16-mixed' or 32."
-            )
-            raise ValueError(msg)
-        if stage != "fit":
-            return
-        if self._epochs_unset and self.trainer.max_epochs == LIGHTNING_DEFAULT_EPOCHS:
-            logger.warning(
-                "max_epochs was not set: training for %d epochs, as published, and not for %d, as Lightning says.",
-                DEFAULT_EPOCHS,
-                LIGHTNING_DEFAULT_EPOCHS,
-            )
-            self.trainer.fit_loop.max_epochs = DEFAULT_EPOCHS
-        if self.trainer.num_sanity_val_steps == LIGHTNING_DEFAULT_SANITY_STEPS:
-            self.trainer.num_sanity_val_steps = 0
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Set up Adam with a linear warm-up, then the constant learning rate as published, or a falling one.
 
-        The warm-up is a share of the training's length at its start: a training of unlimited length is taken for one of
-        60 passes, and a resumed one keeps its warm-up (see :class:`WarmupSchedule`).
+        The warm-up is a share of the training's length at its start: a resumed one keeps its warm-up (see
+        :class:`WarmupSchedule`).
         """
         optimizer = torch.optim.Adam((p for p in self.model.parameters() if p.requires_grad), lr=self.lr)
-        total_steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total_steps):
-            self.trainer.fit_loop.setup_data()
-            total_steps = DEFAULT_EPOCHS * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        total_steps = max(round(total_steps), 1)
+        total_steps = self.num_training_steps()
         warmup_steps = max(round(self.warmup_ratio * total_steps), 1)
         schedule = WarmupSchedule(warmup_steps, total_steps if self.lr_schedule == "cosine" else None)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip gradients at norm 2, as published, unless the trainer's ``gradient_clip_val`` says otherwise; 0 is off.
-
-        Args:
-            optimizer: The optimizer.
-            gradient_clip_val: The trainer's; None if the user set none.
-            gradient_clip_algorithm: The trainer's.
-        """
-        chosen = GRADIENT_CLIP_NORM if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(optimizer, gradient_clip_val=chosen, gradient_clip_algorithm=gradient_clip_algorithm)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random states, so that a resumed training is the same as an uninterrupted one.
-
-        Args:
-            checkpoint: The checkpoint.
-
-        Raises:
-            ValueError: If a weight is not finite: the last checkpoint is not to be overwritten by a broken model.
-        """
-        super().on_save_checkpoint(checkpoint)
-        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
-        if broken:
-            msg = (
-                f"Not saving a broken model: weights are NaN or infinite ({_names(broken)}). Resume from the last "
-                f"checkpoint with a smaller lr (now {self.lr}), or with precision 32 if it was lower."
-            )
-            raise ValueError(msg)
-        # Lightning mixes the arguments of load_from_checkpoint into its own copy, so the true ones are kept beside it.
-        arguments = checkpoint["hyper_parameters"]
-        checkpoint[CHECKPOINT_KEY] = {"arguments": dict(arguments), "random_states": random_states()}
-        arguments["pre_trained"] = False  # the backbone's weights are in the checkpoint
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the random states if a training is resumed, and refuse a checkpoint of another configuration.
-
-        Args:
-            checkpoint: The checkpoint.
-
-        Raises:
-            ValueError: If an argument that changes what the weights mean differs from the checkpoint's.
-        """
-        super().on_load_checkpoint(checkpoint)
-        ours = checkpoint.get(CHECKPOINT_KEY, {})
-        self._loaded_arguments = ours.get("arguments", {})
-        if MEANING & differing_arguments(self._loaded_arguments, self.hparams).keys():
-            raise ValueError(explain_misfit(self._loaded_arguments, self.hparams))
-        resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        if resumes and self.trainer.world_size == 1 and ours:
-            # Setting up the dataloader draws from the generators. If the checkpoint was made after an epoch, this is
-            # what began the next epoch; if it was made in an epoch, after validation, it is not.
-            restore_random_states(ours["random_states"])
-            progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-            if progress["processed"] < progress["started"]:
-                self._later_random_states = ours["random_states"]
-
     def on_train_start(self) -> None:
-        """Fit the whitening if there is one; restore the random states if a training is resumed in an epoch."""
-        if self._later_random_states is not None:
-            restore_random_states(self._later_random_states)
-            self._later_random_states = None
+        """Fit the whitening if there is one, after what :class:`CheckpointMixin` restores."""
+        super().on_train_start()
         if self.model.needs_whitening:
             self.model.fit_whitening_(self._first_images())
 
@@ -421,95 +295,6 @@ class VQFlow(AnomalibModule):
             num_left -= len(images)
             if num_left <= 0:
                 return
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
-        """Load weights as torch does.
-
-        Args:
-            state_dict: Weights by name.
-            strict: Whether names must match exactly.
-            assign: Whether to take the tensors themselves.
-
-        Returns:
-            Missing and unexpected names.
-
-        Raises:
-            ValueError: If the weights of a checkpoint don't fit; the message names the arguments that differ.
-        """
-        try:
-            return super().load_state_dict(state_dict, strict=strict, assign=assign)
-        except RuntimeError as error:
-            if self._loaded_arguments is None:
-                raise
-            raise ValueError(explain_misfit(self._loaded_arguments, self.hparams, str(error))) from error
-
-    def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Path:
-        """Export to ONNX like anomalib, in the operator set that torch's exporter writes.
-
-        anomalib asks for an older one, to which the conversion fails noisily.
-
-        Args:
-            export_root: Folder to export to.
-            model_file_name: Name of the file, without suffix.
-            input_size: Height and width of the images, in pixels; None for any.
-            kwargs: Further arguments of ``torch.onnx.export``.
-
-        Returns:
-            Path of the model.
-        """
-        kwargs.setdefault("opset_version", ONNX_OPSET)
-        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
-
-    def to_openvino(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        compression_type: CompressionType | None = None,
-        datamodule: AnomalibDataModule | None = None,
-        metric: Metric | None = None,
-        task: TaskType | None = None,
-        max_drop: float = 0.01,
-        ov_kwargs: dict[str, Any] | None = None,
-        onnx_kwargs: dict[str, Any] | None = None,
-    ) -> Path:
-        """Export to OpenVINO like anomalib, with antialiased resizing and with calibration on images of any sizes.
-
-        Args:
-            export_root: Folder to export to.
-            model_file_name: Name of the files, without suffix.
-            input_size: Height and width of the images, in pixels; None for any.
-            compression_type: None for FP32, ``FP16``, ``INT8`` (weights only), ``INT8_PTQ`` or ``INT8_ACQ``.
-            datamodule: Data for ``INT8_PTQ`` (validation images) and ``INT8_ACQ`` (also test images).
-            metric: Judges ``INT8_ACQ``, higher is better; None for the image labels' F1 score.
-            task: Unused, as in anomalib.
-            max_drop: Largest drop of the metric under ``INT8_ACQ``.
-            ov_kwargs: Further arguments of ``openvino.convert_model``.
-            onnx_kwargs: Further arguments of ``torch.onnx.export``.
-
-        Returns:
-            Path of the ``.xml`` file.
-        """
-        metric = metric or F1Score(fields=["pred_label", "gt_label"])
-        with calibration_size(datamodule, input_size or self.input_size):
-            return super().to_openvino(
-                export_root,
-                model_file_name,
-                input_size,
-                compression_type,
-                datamodule,
-                FreshMetric(metric),
-                task,
-                max_drop,
-                {"extension": resize_extension(), **(ov_kwargs or {})},
-                onnx_kwargs,
-            )
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -555,8 +340,3 @@ def _broken_images(batch: Batch) -> list[str]:
         return []
     paths = getattr(batch, "image_path", None) or [f"number {index} of a batch" for index in range(len(images))]
     return [path for path, good in zip(paths, finite.tolist(), strict=True) if not good]
-
-
-def _names(names: Sequence[str]) -> str:
-    """List the first few names."""
-    return ", ".join(names[:NUM_NAMED]) + (f" and {len(names) - NUM_NAMED} more" if names[NUM_NAMED:] else "")

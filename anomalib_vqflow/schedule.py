@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the learning rate changes over a training."""
+"""How long a training is and how gradients are clipped where the user chose nothing, and its learning rate."""
 
+import logging
 import math
+
+from lightning.pytorch import LightningModule, Trainer
+from torch.optim import Optimizer
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_EPOCHS = 60
+GRADIENT_CLIP_NORM = 2.0
+LIGHTNING_DEFAULT_EPOCHS = 1000
+LIGHTNING_DEFAULT_SANITY_STEPS = 2
 
 
 class WarmupSchedule:
@@ -31,3 +42,74 @@ class WarmupSchedule:
             return min((step + 1) / self.warmup_steps, 1.0)
         progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
         return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+class TrainingDefaultsMixin(LightningModule):
+    """Training as published where the user of the trainer chose nothing."""
+
+    _epochs_unset = False
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer that this model is attached to."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        # Lightning attaches the trainer before it turns an unset max_epochs into 1,000.
+        self._epochs_unset = trainer is not None and trainer.max_epochs is None
+        super(TrainingDefaultsMixin, type(self)).trainer.fset(self, trainer)  # type: ignore[attr-defined]
+
+    def setup(self, stage: str) -> None:
+        """Replace Lightning's defaults by ours where the user chose nothing.
+
+        Without ``max_epochs``, ``max_steps`` or ``max_time``, 60 passes are trained, as published, instead of
+        Lightning's 1,000. Validation is not tried before training.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            ValueError: If the weights are to be in half precision.
+        """
+        if self.trainer.precision in {"16-true", "bf16-true"}:
+            msg = (
+                f"VQ-Flow cannot run in precision {self.trainer.precision}, because half precision cannot hold the "
+                "running means of its codebooks. Use 'bf16-mixed', '16-mixed' or 32."
+            )
+            raise ValueError(msg)
+        if stage != "fit":
+            return
+        if self._epochs_unset and self.trainer.max_epochs == LIGHTNING_DEFAULT_EPOCHS:
+            logger.warning(
+                "max_epochs was not set: training for %d epochs, as published, and not for %d, as Lightning says.",
+                DEFAULT_EPOCHS,
+                LIGHTNING_DEFAULT_EPOCHS,
+            )
+            self.trainer.fit_loop.max_epochs = DEFAULT_EPOCHS
+        if self.trainer.num_sanity_val_steps == LIGHTNING_DEFAULT_SANITY_STEPS:
+            self.trainer.num_sanity_val_steps = 0
+
+    def num_training_steps(self) -> int:
+        """Count the optimizer steps of the whole training; unlimited length is taken for 60 passes."""
+        num_steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(num_steps):
+            self.trainer.fit_loop.setup_data()
+            num_steps = DEFAULT_EPOCHS * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        return max(round(num_steps), 1)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients at norm 2, as published, unless the trainer's ``gradient_clip_val`` says otherwise; 0 is off.
+
+        Args:
+            optimizer: The optimizer.
+            gradient_clip_val: The trainer's; None if the user set none.
+            gradient_clip_algorithm: The trainer's.
+        """
+        chosen = GRADIENT_CLIP_NORM if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, gradient_clip_val=chosen, gradient_clip_algorithm=gradient_clip_algorithm)

@@ -26,8 +26,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import ColorJitter, Compose, RandomHorizontalFlip
 
 from anomalib_vqflow import CategoryEvaluator, VQFlow
-from anomalib_vqflow.lightning_model import DEFAULT_EPOCHS
-from anomalib_vqflow.schedule import WarmupSchedule
+from anomalib_vqflow.schedule import DEFAULT_EPOCHS, WarmupSchedule
 
 from .tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model, tiny_root
 
