@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
@@ -11,8 +12,11 @@ from torchvision.transforms.v2 import Transform
 from .category_folder import CategoryFolder
 from .multi_category import MultiCategory
 from .parts import choose_categories
-from .synthetic.catalog import CATEGORIES
-from .synthetic.dataset import SetArguments, check, generate, set_folder
+
+if TYPE_CHECKING:
+    from .synthetic import SetArguments
+
+# The generator is imported where it is used: anomalib imports this module wherever it imports its own data.
 
 NAME = "SyntheticProducts"
 
@@ -76,6 +80,9 @@ class SyntheticProducts(MultiCategory):
         val_split_ratio: float = 0.5,
         seed: int | None = 0,
     ) -> None:
+        from .synthetic import CATEGORIES, SetArguments
+        from .synthetic.dataset import check
+
         arguments = SetArguments(
             _side(image_size), num_train, num_test_good, num_test_defective, 0 if seed is None else seed
         )
@@ -133,12 +140,14 @@ class GeneratedCategory(CategoryFolder):
         self,
         root: Path | str,
         category: str,
-        arguments: SetArguments,
+        arguments: "SetArguments",
         test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
         test_split_ratio: float = 0.2,
         val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
         val_split_ratio: float = 0.5,
     ) -> None:
+        from .synthetic.dataset import set_folder
+
         super().__init__(
             root=set_folder(root, arguments) / category,
             test_split_mode=test_split_mode,
@@ -152,6 +161,8 @@ class GeneratedCategory(CategoryFolder):
 
     def prepare_data(self) -> None:
         """Generate the images that aren't there yet."""
+        from .synthetic import generate
+
         generate(self.sets_root, self.arguments, [self.category])
 
     def _setup(self, _stage: str | None = None) -> None:

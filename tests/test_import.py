@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `import anomalib.models` and `import anomalib.data` pay for this package."""
+
+import sys
+
+import pytest
+
+from .test_registration import check_python
+
+ON_DEMAND = ("data.synthetic", "backbones.pretext", "pictures")
+"""Rooms that most programs never enter."""
+
+
+@pytest.mark.slow
+def test_joining_anomalib_imports_nothing_that_anomalib_does_not_use(tmp_path):
+    """Being found costs our own modules only, without generators and pictures; no other package comes with them."""
+    script = f"""
+        import sys
+        import anomalib.models, anomalib.data
+        before = set(sys.modules)
+        import anomalib_vqflow
+        added = set(sys.modules) - before
+        assert {{"anomalib_vqflow.lightning_model", "anomalib_vqflow.data"}} <= added
+        others = {{name.split(".")[0] for name in added}} - {{"anomalib_vqflow", *{sorted(sys.stdlib_module_names)}}}
+        assert not others, others
+        rooms = ["anomalib_vqflow." + room for room in {ON_DEMAND}]
+        found = [name for name in added for room in rooms if name == room or name.startswith(room + ".")]
+        assert not found, found
+    """
+    check_python(script, cwd=tmp_path, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
