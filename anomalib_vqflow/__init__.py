@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .registration import register
 
 if TYPE_CHECKING:
+    from .cache import FeatureCache
     from .data import MultiCategory, SyntheticProducts
     from .evaluation import CategoryEvaluator
     from .lightning_model import VQFlow
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CategoryEvaluator",
+    "FeatureCache",
     "MultiCategory",
     "SyntheticProducts",
     "VQFlow",
@@ -31,6 +33,7 @@ __all__ = [
 
 _ROOMS = {
     "CategoryEvaluator": ".evaluation",
+    "FeatureCache": ".cache",
     "MultiCategory": ".data",
     "SyntheticProducts": ".data",
     "VQFlow": ".lightning_model",

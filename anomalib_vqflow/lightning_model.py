@@ -22,6 +22,7 @@ from .anomaly_map import ScoreMap
 from .checkpoint import CheckpointMixin, first_names
 from .evaluation import CategoryEvaluator
 from .export import AntialiasExportMixin, AntialiasPreProcessor
+from .features import Features
 from .loss import LossTerms, VQFlowLoss
 from .schedule import TrainingDefaultsMixin, WarmupSchedule
 from .torch_model import VQFlowModel
@@ -182,7 +183,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         images = self._images(batch)
         if images.shape[0] < 2:
             return self._leave_out_short_batch(batch_idx)
-        output = self.model(images)
+        output = self.model(images, self._known_features(batch))
         terms = self.loss(output.latents, output.log_det, output.commitment)
         if not terms.total.isfinite():
             self._stop_on_broken_loss(batch, terms.total)
@@ -221,6 +222,13 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
 
     def _images(self, batch: Batch) -> Tensor:
         return cast("Tensor", batch.image).to(self.dtype)  # anomalib's batches are float32, even in precision 64
+
+    def _known_features(self, batch: Batch) -> Features | None:
+        """Get the backbone's maps from a batch of :class:`.FeatureCache`."""
+        features: Features | None = getattr(batch, "features", None)
+        if features is None:
+            return None
+        return Features([detail.to(self.dtype) for detail in features.details], features.semantic.to(self.dtype))
 
     def _stop_on_broken_loss(self, batch: Batch, loss: Tensor) -> NoReturn:
         where = f"The loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}."
@@ -281,18 +289,20 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         """Fit the whitening if there is one, after what :class:`CheckpointMixin` restores."""
         super().on_train_start()
         if self.model.needs_whitening:
-            self.model.fit_whitening_(self._first_images())
+            self.model.fit_whitening_(self._first_features())
 
-    def _first_images(self) -> Iterator[Tensor]:
-        """Yield up to 1,024 of the training images, as the model gets them."""
+    def _first_features(self) -> Iterator[Features]:
+        """Yield what the backbone sees in up to 1,024 of the training images."""
         num_left = NUM_WHITENING_IMAGES
         for batch in cast("Iterable[Batch]", self.trainer.train_dataloader):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
-            if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
-                batch.image = self.pre_processor.transform(batch.image)
-            images = self._images(batch)[:num_left]
-            yield images
-            num_left -= len(images)
+            features = self._known_features(batch)
+            if features is None:
+                if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
+                    batch.image = self.pre_processor.transform(batch.image)
+                features = self.model.features(self._images(batch))
+            yield Features([detail[:num_left] for detail in features.details], features.semantic[:num_left])
+            num_left -= len(features.semantic)
             if num_left <= 0:
                 return
 

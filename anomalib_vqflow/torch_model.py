@@ -10,7 +10,7 @@ from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
 from .anomaly_map import AnomalyMapGenerator, ScoreMap
-from .features import FeaturePyramid
+from .features import FeaturePyramid, Features
 from .flows import Moments, MultiScaleFlow, Whitening
 from .quantization import Codebook, ConceptQuantizer, ConditionEncoder
 
@@ -127,11 +127,12 @@ class VQFlowModel(nn.Module):
         )
         self.anomaly_map_generator = AnomalyMapGenerator(len(detail_shapes), score_map, top_k_ratio)
 
-    def forward(self, images: Tensor) -> VQFlowOutput | InferenceBatch:
+    def forward(self, images: Tensor, features: Features | None = None) -> VQFlowOutput | InferenceBatch:
         """Compute latents and likelihood in training, scores otherwise.
 
         Args:
             images: Normalized images of shape ``(B, 3, H, W)``. A training batch needs at least two.
+            features: What the backbone sees in them, if that is known already; else it is computed.
 
         Returns:
             :class:`VQFlowOutput` in training; ``InferenceBatch`` with ``pred_score`` of shape ``(B,)`` and
@@ -149,7 +150,7 @@ class VQFlowModel(nn.Module):
                 "Use train_batch_size of 2 or more, and drop a last batch of one."
             )
             raise ValueError(msg)
-        details, semantic = self.features(images)
+        details, semantic = self.features(images) if features is None else features
         prototype, concept_indices, concept_commitment = self.concept(semantic)
         conditions = self.conditions(details, semantic, prototype)
         jac = self.training or self.anomaly_map_generator.needs_log_det
@@ -168,19 +169,19 @@ class VQFlowModel(nn.Module):
         return any(not whitening.fitted for whitening in self.flow.whitenings)
 
     @torch.no_grad()
-    def fit_whitening_(self, batches: Iterable[Tensor]) -> None:
+    def fit_whitening_(self, batches: Iterable[Features]) -> None:
         """Fit the whitening of the detail maps to normal images; to be done once, before training.
 
         Args:
-            batches: Normalized images of shape ``(B, 3, H, W)``.
+            batches: What the backbone sees in the images.
 
         Raises:
             ValueError: If there are no images.
         """
         moments = [Moments() for _ in self.flow.whitenings]
-        for images in batches:
-            for level, features in zip(moments, self.features(images).details, strict=True):
-                level.add_(features.permute(0, 2, 3, 1).flatten(0, 2))
+        for details, _ in batches:
+            for level, detail in zip(moments, details, strict=True):
+                level.add_(detail.permute(0, 2, 3, 1).flatten(0, 2))
         for whitening, level in zip(self.flow.whitenings, moments, strict=True):
             cast("Whitening", whitening).fit_(*level.mean_and_covariance())
 

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feature cache: the maps of the frozen backbone, computed once for all passes and trainings."""
+
+from .feature_cache import FeatureCache
+
+__all__ = ["FeatureCache"]
