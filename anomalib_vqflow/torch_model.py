@@ -10,6 +10,7 @@ from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
 from .anomaly_map import AnomalyMapGenerator, ScoreMap
+from .discrete import Concepts
 from .features import FeaturePyramid, Features
 from .flows import Moments, MultiScaleFlow, Whitening
 from .quantization import Codebook, ConceptQuantizer, ConditionEncoder
@@ -152,7 +153,8 @@ class VQFlowModel(nn.Module):
             raise ValueError(msg)
         details, semantic = self.features(images) if features is None else features
         prototype, concept_indices, concept_commitment = self.concept(semantic)
-        conditions = self.conditions(details, semantic, prototype)
+        concepts = None if self.training else Concepts(self.concept.codebook.codes, concept_indices)
+        conditions = self.conditions(details, semantic, prototype, concepts)
         jac = self.training or self.anomaly_map_generator.needs_log_det
         latents, log_det, cell_log_dets = self.flow(
             details, conditions.details, conditions.semantic, prototype, jac=jac

@@ -8,6 +8,8 @@ from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_vqflow.discrete import Condition
+
 from .subnets import ConvSubnet
 
 INITIAL_GLOBAL_SCALE = 2.0 * torch.tensor(5.0).expm1().log().item()
@@ -79,7 +81,7 @@ class ConditionalCoupling(InvertibleModule):
         self.register_buffer("permutation", torch.randperm(channels))
 
     def forward(
-        self, x_or_z: Sequence[Tensor], c: Sequence[Tensor], rev: bool = False, jac: bool = True
+        self, x_or_z: Sequence[Tensor], c: Sequence[Condition], rev: bool = False, jac: bool = True
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Transform the input, or invert the transformation when ``rev`` is set.
 
@@ -104,12 +106,12 @@ class ConditionalCoupling(InvertibleModule):
         cell_log_det = _cell_log_det(log_scale, scale, jac)
         return (torch.cat((x1, (x2 - shift) * torch.exp(-log_scale)), dim=1),), -cell_log_det.sum(dim=(1, 2))
 
-    def transform(self, x: Tensor, condition: Tensor, jac: bool = True) -> tuple[Tensor, Tensor]:
+    def transform(self, x: Tensor, condition: Condition, jac: bool = True) -> tuple[Tensor, Tensor]:
         """Transform the input and tell the cells apart in the log-determinant.
 
         Args:
             x: Tensor of shape ``(B, C, h, w)``.
-            condition: Tensor of shape ``(B, K, h, w)``.
+            condition: Map of shape ``(B, K, h, w)``, or what it is made of.
             jac: Whether to compute the log-determinant.
 
         Returns:
@@ -126,9 +128,9 @@ class ConditionalCoupling(InvertibleModule):
     def _scale(self) -> Tensor:
         return 0.1 * F.softplus(self.global_scale, beta=0.5)
 
-    def _predict(self, x1: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+    def _predict(self, x1: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Predict log-scale, clamped, and shift of the second half."""
-        raw_scale, shift = (0.1 * self.subnet(torch.cat((x1, condition), dim=1))).chunk(2, dim=1)
+        raw_scale, shift = (0.1 * self.subnet(x1, condition)).chunk(2, dim=1)
         return self.affine_clamp * torch.tanh(raw_scale), shift
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -9,6 +9,8 @@ from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_vqflow.discrete import Condition, ConditionedConv2d
+
 from .subnets import ChannelNorm
 
 
@@ -39,7 +41,7 @@ class FusionSubnet(nn.Module):
         self.channels = list(channels)
         total = sum(channels) + condition_dim
         hidden_dim = max(total // 4, 1)
-        self.conv1 = nn.Conv2d(total, hidden_dim, 3, padding=1)
+        self.conv1 = ConditionedConv2d(total, hidden_dim)
         self.norm = ChannelNorm(hidden_dim)
         self.relu = nn.ReLU()
         self.conv2 = nn.Conv2d(hidden_dim, sum(channels), 3, padding=1)
@@ -53,19 +55,19 @@ class FusionSubnet(nn.Module):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, halves: Sequence[Tensor], condition: Tensor) -> ScaleShift:
+    def forward(self, halves: Sequence[Tensor], condition: Condition) -> ScaleShift:
         """Predict scale and shift.
 
         Args:
             halves: One map of shape ``(B, C_i, h_i, w_i)`` per scale, fine to coarse.
-            condition: Map of shape ``(B, K, h_L, w_L)`` on the coarsest grid.
+            condition: Map of shape ``(B, K, h_L, w_L)`` on the coarsest grid, or what it is made of.
 
         Returns:
             Raw scales and shifts of the other half of each scale.
         """
         grid = (condition.shape[-2], condition.shape[-1])
         pooled = [half if half.shape[-2:] == grid else F.adaptive_avg_pool2d(half, grid) for half in halves]
-        mixed = self.relu(self.norm(self.conv1(torch.cat((*pooled, condition), dim=1))))
+        mixed = self.relu(self.norm(self.conv1(torch.cat(pooled, dim=1), condition)))
         shared = self.relu(self.conv2(mixed)).split(self.channels, dim=1)
         joined = [
             half + F.interpolate(part, size=half.shape[-2:], mode="bilinear", align_corners=True)
@@ -128,7 +130,7 @@ class FusionCoupling(InvertibleModule):
         return [self.get_buffer(f"permutation_{level}") for level in range(len(self.splits))]
 
     def forward(
-        self, x_or_z: Sequence[Tensor], c: Sequence[Tensor], rev: bool = False, jac: bool = True
+        self, x_or_z: Sequence[Tensor], c: Sequence[Condition], rev: bool = False, jac: bool = True
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Transform the latents of all scales, or invert the transformation when ``rev`` is set.
 
@@ -147,13 +149,13 @@ class FusionCoupling(InvertibleModule):
         return tuple(levels), -log_det if rev else log_det
 
     def transform(
-        self, latents: Sequence[Tensor], condition: Tensor, jac: bool = True
+        self, latents: Sequence[Tensor], condition: Condition, jac: bool = True
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Transform the latents and tell the cells apart in the log-determinant.
 
         Args:
             latents: One tensor of shape ``(B, C_i, h_i, w_i)`` per scale.
-            condition: Tensor of shape ``(B, K, h, w)``.
+            condition: Map of shape ``(B, K, h, w)``, or what it is made of.
             jac: Whether to compute the log-determinant.
 
         Returns:
@@ -171,7 +173,7 @@ class FusionCoupling(InvertibleModule):
         z = [torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)]
         return z, _cell_log_dets(first_scales, second_scales, jac)
 
-    def _inverse(self, z: Sequence[Tensor], condition: Tensor, jac: bool) -> tuple[list[Tensor], list[Tensor]]:
+    def _inverse(self, z: Sequence[Tensor], condition: Condition, jac: bool) -> tuple[list[Tensor], list[Tensor]]:
         """Restore the input; the log-determinants are those of :meth:`transform`."""
         condition = _fit_to_grid(condition, z[-1])
         halves = [x.split(split, dim=1) for x, split in zip(z, self.splits, strict=True)]
@@ -184,7 +186,7 @@ class FusionCoupling(InvertibleModule):
         x = [level[:, order.argsort()] for level, order in zip(permuted, self.permutations, strict=True)]
         return x, _cell_log_dets(first_scales, second_scales, jac)
 
-    def _scale_shift(self, subnet: FusionSubnet, halves: list[Tensor], condition: Tensor) -> ScaleShift:
+    def _scale_shift(self, subnet: FusionSubnet, halves: list[Tensor], condition: Condition) -> ScaleShift:
         """Predict log-scales, clamped, and shifts."""
         predicted = subnet(halves, condition)
         alpha = self.affine_clamp
@@ -202,6 +204,8 @@ def _cell_log_dets(first_scales: Sequence[Tensor], second_scales: Sequence[Tenso
     return [a.sum(dim=1) + b.sum(dim=1) for a, b in zip(first_scales, second_scales, strict=True)]
 
 
-def _fit_to_grid(condition: Tensor, coarsest: Tensor) -> Tensor:
+def _fit_to_grid(condition: Condition, coarsest: Tensor) -> Condition:
     grid = (coarsest.shape[-2], coarsest.shape[-1])
-    return condition if condition.shape[-2:] == grid else F.adaptive_avg_pool2d(condition, grid)
+    if condition.shape[-2:] == grid:
+        return condition
+    return F.adaptive_avg_pool2d(condition if isinstance(condition, Tensor) else condition.dense(), grid)

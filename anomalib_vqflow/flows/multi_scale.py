@@ -7,6 +7,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from anomalib_vqflow.discrete import Condition
+
 from .coupling import ConditionalCoupling
 from .fusion import FusionCoupling
 from .gaussian import ConceptGaussian
@@ -40,9 +42,11 @@ class MultiScaleFlow(nn.Module):
         use_concept_gaussian: Whether the base distribution depends on the concept.
         use_fusion: Whether the scales are coupled.
         use_whitening: Whether the detail maps are whitened first; see :class:`Whitening`. Ours.
+        whitening_noise: Standard deviation of the Gaussian noise that whitened maps get in training. Without it, the
+            density grows without bound where features never vary, and rounding them looks like an anomaly. Ours.
 
     Raises:
-        ValueError: If ``flow_steps`` does not give one positive number per level.
+        ValueError: If ``flow_steps`` does not give one positive number per level, or the noise is negative.
 
     Example:
         >>> import torch
@@ -65,6 +69,7 @@ class MultiScaleFlow(nn.Module):
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
         use_whitening: bool = False,
+        whitening_noise: float = 0.05,
     ) -> None:
         super().__init__()
         if len(flow_steps) != len(dims_in) or min(flow_steps, default=0) < 1:
@@ -73,6 +78,10 @@ class MultiScaleFlow(nn.Module):
                 f"(all layers but the last), got {list(flow_steps)}."
             )
             raise ValueError(msg)
+        if whitening_noise < 0:
+            msg = f"whitening_noise, a standard deviation, must not be negative, got {whitening_noise}."
+            raise ValueError(msg)
+        self.whitening_noise = whitening_noise
         self.whitenings = nn.ModuleList(Whitening([dims]) for dims in (dims_in if use_whitening else ()))
         self.scale_flows = nn.ModuleList(
             nn.ModuleList(
@@ -89,8 +98,8 @@ class MultiScaleFlow(nn.Module):
     def forward(
         self,
         details: Sequence[Tensor],
-        conditions: Sequence[Tensor],
-        semantic_condition: Tensor,
+        conditions: Sequence[Condition],
+        semantic_condition: Condition,
         prototype: Tensor,
         jac: bool = True,
     ) -> Latents:
@@ -98,7 +107,7 @@ class MultiScaleFlow(nn.Module):
 
         Args:
             details: h_i of shape ``(B, C_i, h_i, w_i)`` per level.
-            conditions: [ĥ'_i; ŷ] of shape ``(B, K, h_i, w_i)`` per level.
+            conditions: [ĥ'_i; ŷ] of shape ``(B, K, h_i, w_i)`` per level, as maps or as what they are made of.
             semantic_condition: [ĥ'_4; ŷ] of shape ``(B, K, h_4, w_4)``; only the fusion uses it.
             prototype: ŷ of shape ``(B, D)``.
             jac: Whether to compute the log-determinant.
@@ -112,6 +121,8 @@ class MultiScaleFlow(nn.Module):
             if len(self.whitenings):
                 z, step = cast("Whitening", self.whitenings[level]).transform(z)
                 cell_log_det = cell_log_det + step
+                if self.training:
+                    z = z + self.whitening_noise * torch.randn_like(z)
             for coupling in cast("nn.ModuleList", self.scale_flows[level]):
                 z, step = cast("ConditionalCoupling", coupling).transform(z, condition, jac)
                 cell_log_det = cell_log_det + step

@@ -3,6 +3,8 @@
 
 from torch import Tensor, nn
 
+from anomalib_vqflow.discrete import Condition, ConditionedConv2d
+
 
 class ChannelNorm(nn.LayerNorm):
     """Layer normalization over the channels of a map, cell by cell.
@@ -45,13 +47,21 @@ class ConvSubnet(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, hidden_dim: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, hidden_dim, 3, padding=1)
+        self.conv1 = ConditionedConv2d(in_channels, hidden_dim)
         self.norm = ChannelNorm(hidden_dim)
         self.relu = nn.ReLU()
         self.conv2 = nn.Conv2d(hidden_dim, out_channels, 3, padding=1)
         for parameter in self.conv2.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, in_channels, h, w)`` to ``(B, out_channels, h, w)``."""
-        return self.conv2(self.relu(self.norm(self.conv1(x))))
+    def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+        """Predict scale and shift.
+
+        Args:
+            x: Untouched half of shape ``(B, C, h, w)``.
+            condition: Condition with the remaining channels; None if x has them all.
+
+        Returns:
+            Map of shape ``(B, out_channels, h, w)``.
+        """
+        return self.conv2(self.relu(self.norm(self.conv1(x, condition))))

@@ -2,19 +2,22 @@
 """Conditions of the flows: the patterns of all levels joined with the prototype."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from .pattern import PatternQuantizer, SemanticContext, concept_anchor
+from anomalib_vqflow.discrete import Concepts, DiscreteCondition
+
+from .pattern import PatternQuantizer, SemanticContext
+from .position import axis_encoding
 
 
 class Conditions(NamedTuple):
     """What the flows are conditioned on."""
 
-    details: list[Tensor]  # [ĥ'_i; ŷ], (B, P + 2 D, h_i, w_i), one per detail level
-    semantic: Tensor  # [ĥ'_4; ŷ], (B, P + 2 D, h, w)
+    details: list[DiscreteCondition]  # [ĥ'_i; ŷ], (B, P + 2 D, h_i, w_i), one per detail level
+    semantic: DiscreteCondition  # [ĥ'_4; ŷ], (B, P + 2 D, h, w)
     commitment: Tensor  # (), summed over the pattern codebooks
 
 
@@ -34,7 +37,7 @@ class ConditionEncoder(nn.Module):
         num_patterns: Codes per level.
         residual: Whether patterns are quantized against position and prototype.
         use_patterns: Whether there are patterns at all.
-        use_semantic: Whether the semantic level's pattern is needed; without, its condition is ⟨PE, ŷ, 0⟩.
+        use_semantic: Whether the semantic level's pattern is needed; without, its condition is ⟨PE, ŷ, ŷ⟩.
 
     Example:
         >>> import torch
@@ -58,6 +61,7 @@ class ConditionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.position_dim = position_dim
+        self.residual = residual
         self.use_patterns = use_patterns
         pattern_dim = position_dim + concept_dim
         self.condition_dim = pattern_dim + concept_dim if use_patterns else pattern_dim
@@ -72,31 +76,65 @@ class ConditionEncoder(nn.Module):
             else None
         )
 
-    def forward(self, details: Sequence[Tensor], semantic: Tensor, prototype: Tensor) -> Conditions:
+    def forward(
+        self, details: Sequence[Tensor], semantic: Tensor, prototype: Tensor, concepts: Concepts | None = None
+    ) -> Conditions:
         """Encode the conditions of a batch.
 
         Args:
             details: h_i of shape ``(B, C_i, h_i, w_i)`` per detail level.
             semantic: h_4 of shape ``(B, C, h, w)``.
             prototype: ŷ of shape ``(B, D)``.
+            concepts: In inference, all prototypes of the model and those of the images, so that the flows may keep
+                what they compute from them. None in training.
 
         Returns:
             The conditions.
         """
-        if self.context is None:
-            anchors = [concept_anchor(prototype, self.position_dim, *h.shape[-2:]) for h in (*details, semantic)]
-            return Conditions(anchors[:-1], anchors[-1], prototype.new_zeros(()))
-        context = self.context(semantic)
-        patterns = [quantizer(h, prototype, context) for quantizer, h in zip(self.quantizers, details, strict=True)]
-        commitment = torch.stack([pattern.commitment for pattern in patterns]).sum()
-        conditions = [_join(pattern.codes, prototype) for pattern in patterns]
-        if self.semantic_quantizer is None:
-            anchor = concept_anchor(prototype, self.position_dim, *semantic.shape[-2:])
-            return Conditions(conditions, _join(anchor, torch.zeros_like(prototype)), commitment)
-        pattern = self.semantic_quantizer(semantic, prototype)
-        return Conditions(conditions, _join(pattern.codes, prototype), commitment + pattern.commitment)
+        context = None if self.context is None else self.context(semantic)
+        quantizers = cast("list[PatternQuantizer | None]", [*self.quantizers] or [None] * len(details))
+        levels = [
+            self._encode(quantizer, h, prototype, context, concepts)
+            for quantizer, h in zip(quantizers, details, strict=True)
+        ]
+        levels.append(self._encode(self.semantic_quantizer, semantic, prototype, None, concepts))
+        conditions = [condition for condition, _ in levels]
+        commitment = torch.stack([commitment for _, commitment in levels]).sum()
+        return Conditions(conditions[:-1], conditions[-1], commitment)
 
-
-def _join(pattern: Tensor, prototype: Tensor) -> Tensor:
-    spread = prototype[..., None, None].expand(-1, -1, *pattern.shape[-2:])  # (B, D, h, w)
-    return torch.cat((pattern, spread), dim=1)
+    def _encode(
+        self,
+        quantizer: PatternQuantizer | None,
+        features: Tensor,
+        prototype: Tensor,
+        context: Tensor | None,
+        concepts: Concepts | None,
+    ) -> tuple[DiscreteCondition, Tensor]:
+        """Encode the condition of a level, and tell its commitment."""
+        columns, rows = (
+            axis_encoding(self.position_dim, size, prototype.dtype, prototype.device)
+            for size in (features.shape[-1], features.shape[-2])
+        )
+        lasting = concepts is not None
+        if concepts is None:
+            concepts = Concepts(prototype, torch.arange(prototype.shape[0], device=prototype.device))
+        codes, indices, pattern, commitment = None, None, None, prototype.new_zeros(())
+        if quantizer is not None:
+            anchor, quantized = quantizer.quantize(features, prototype, context)
+            codes, indices, commitment = quantizer.codebook.codes, quantized.indices, quantized.commitment
+            if self.training:
+                codes = codes.clone()  # the codebook may move on before the gradients are computed
+                pattern = quantized.codes.permute(0, 3, 1, 2)
+                pattern = pattern if anchor is None else anchor + pattern
+        condition = DiscreteCondition(
+            concepts,
+            columns,
+            rows,
+            codes,
+            indices,
+            pattern,
+            anchored=self.residual or quantizer is None,
+            joined=self.use_patterns,
+            lasting=lasting,
+        )
+        return condition, commitment

@@ -104,13 +104,28 @@ class PatternQuantizer(nn.Module):
         Returns:
             Patterns ĥ' of shape ``(B, P + D, h, w)``, code indices of shape ``(B, h, w)`` and the commitment.
         """
-        query = self.query(features, context)
-        if self.residual:
-            anchor = concept_anchor(prototype, self.position_dim, *query.shape[-2:])
-            query = query - anchor
-        quantized = self.codebook(query.permute(0, 2, 3, 1))  # (B, h, w, P + D)
+        anchor, quantized = self.quantize(features, prototype, context)
         codes = quantized.codes.permute(0, 3, 1, 2)
-        return Quantized(anchor + codes if self.residual else codes, quantized.indices, quantized.commitment)
+        return Quantized(codes if anchor is None else anchor + codes, quantized.indices, quantized.commitment)
+
+    def quantize(
+        self, features: Tensor, prototype: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor | None, Quantized]:
+        """Quantize the cells of one level, without putting the pattern together.
+
+        Args:
+            features: See :meth:`forward`, like the next ones.
+            prototype: ŷ of shape ``(B, D)``.
+            context: See :meth:`query`.
+
+        Returns:
+            ⟨PE, ŷ⟩ of shape ``(B, P + D, h, w)`` where ``residual`` is set, and what the codebook makes of the cells:
+            codes of shape ``(B, h, w, P + D)``, indices and commitment.
+        """
+        query = self.query(features, context)
+        anchor = concept_anchor(prototype, self.position_dim, *query.shape[-2:]) if self.residual else None
+        cells = query if anchor is None else query - anchor
+        return anchor, self.codebook(cells.permute(0, 2, 3, 1))
 
 
 def concept_anchor(prototype: Tensor, position_dim: int, height: int, width: int) -> Tensor:

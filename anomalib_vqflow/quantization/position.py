@@ -35,17 +35,37 @@ def sinusoidal_encoding(
         >>> sinusoidal_encoding(8, 2, 3).shape
         torch.Size([8, 2, 3])
     """
+    half = dim // 2
+    columns = axis_encoding(dim, width, dtype, device)[:, None, :].expand(half, height, width)
+    rows = axis_encoding(dim, height, dtype, device)[:, :, None].expand(half, height, width)
+    return torch.cat((columns, rows))
+
+
+def axis_encoding(
+    dim: int, size: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> Tensor:
+    """Encode the columns of a grid, or likewise its rows; see :func:`sinusoidal_encoding`.
+
+    Args:
+        dim: Channels P of the encoding of both axes.
+        size: Number of columns or rows n.
+        dtype: See :func:`sinusoidal_encoding`, like the next one.
+        device: Device of the result.
+
+    Returns:
+        Tensor of shape ``(P / 2, n)``.
+
+    Raises:
+        ValueError: If ``dim`` is negative or not a multiple of 4.
+
+    Example:
+        >>> axis_encoding(8, 3).shape
+        torch.Size([4, 3])
+    """
     if dim < 0 or dim % 4:
         msg = f"position_dim must be a non-negative multiple of 4 (sine and cosine of x and y), got {dim}."
         raise ValueError(msg)
-    half = dim // 2
-    steps = torch.arange(0, half, 2, dtype=torch.float32, device=device)
-    frequencies = torch.exp(steps * (-math.log(10_000.0) / max(half, 1)))  # (P / 4,)
-
-    def encode(size: int) -> Tensor:
-        angles = torch.arange(size, dtype=torch.float32, device=device)[:, None] * frequencies  # (size, P / 4)
-        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).T  # (P / 2, size)
-
-    columns = encode(width)[:, None, :].expand(half, height, width)
-    rows = encode(height)[:, :, None].expand(half, height, width)
-    return torch.cat((columns, rows)).to(dtype)
+    steps = torch.arange(0, dim // 2, 2, dtype=torch.float32, device=device)
+    frequencies = torch.exp(steps * (-math.log(10_000.0) / max(dim // 2, 1)))  # (P / 4,)
+    angles = torch.arange(size, dtype=torch.float32, device=device)[:, None] * frequencies  # (n, P / 4)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).T.to(dtype)  # (P / 2, n)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A condition of the flows, as the few distinct vectors that it is made of."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NUM_TAPS = 9
+"""Entries of a 3×3 kernel, row by row."""
+NUM_EDGES = 4
+"""Kinds of cells along an axis: inner, first, last, and the only one (first and last at once)."""
+
+
+class Concepts(NamedTuple):
+    """All prototypes that there are, and which of them each image has."""
+
+    prototypes: Tensor  # (N, D)
+    indices: Tensor  # (B,), int64
+
+
+@dataclass(frozen=True, eq=False)
+class DiscreteCondition:
+    r"""The condition :math:`[\hat h'; \hat y]` of one level: code, position and prototype instead of a map.
+
+    The channels are those of the pattern ĥ', P + D, and where ``joined`` is set those of the prototype ŷ, D. The
+    pattern is the cell's code, where there are codes, plus ⟨PE, ŷ⟩ where ``anchored`` is set. A 3×3 convolution of
+    such a map is a sum of table rows, one per tap of the kernel for the code, and one each for the prototype, the
+    column and the row; :attr:`table_rows` says which. The order of the rows:
+
+    - ``(K + 1) · 9``: code k under tap t is row ``9 k + t``; code K is the zero outside of the map.
+    - ``N · 16``: prototype n in a cell of a kind of row and a kind of column (:data:`NUM_EDGES`).
+    - ``4 · w``: column x in a kind of row; only with a position.
+    - ``4 · h``: row y in a kind of column; only with a position.
+
+    Source: ours. The condition itself is that of VQ-Flow (Zhou et al., 2024), https://arxiv.org/abs/2409.00942
+
+    Args:
+        concepts: Prototypes of shape ``(N, D)`` and the one of each image, ``(B,)``.
+        columns: Position encoding of the columns, shape ``(P / 2, w)``.
+        rows: Position encoding of the rows, shape ``(P / 2, h)``.
+        codes: Codes of shape ``(K, P + D)``; None where there are no patterns.
+        indices: Code of each cell, shape ``(B, h, w)``; None where there are no patterns.
+        pattern: ĥ' as a map of shape ``(B, P + D, h, w)``, through which the gradient flows back to the queries;
+            given in training only. The prototype then gets its gradient through the joined part alone, because
+            ⟨PE, ŷ⟩ cancels in the straight-through estimate.
+        anchored: Whether ⟨PE, ŷ⟩ is part of the pattern.
+        joined: Whether ŷ follows the pattern.
+        lasting: Whether ``codes`` and the prototypes are the model's own and stay the same from batch to batch, so that
+            what is computed from them is worth keeping.
+
+    Example:
+        >>> import torch
+        >>> condition = DiscreteCondition(
+        ...     Concepts(torch.randn(2, 6), torch.arange(2)),
+        ...     columns=torch.randn(2, 5),
+        ...     rows=torch.randn(2, 3),
+        ...     codes=torch.randn(7, 10),
+        ...     indices=torch.randint(7, (2, 3, 5)),
+        ... )
+        >>> condition.dense().shape, condition.table_rows.shape
+        (torch.Size([2, 16, 3, 5]), torch.Size([30, 12]))
+    """
+
+    concepts: Concepts
+    columns: Tensor
+    rows: Tensor
+    codes: Tensor | None = None
+    indices: Tensor | None = None
+    pattern: Tensor | None = None
+    anchored: bool = True
+    joined: bool = True
+    lasting: bool = False
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the map."""
+        return self.rows.shape[1], self.columns.shape[1]
+
+    @property
+    def position_dim(self) -> int:
+        """Width P of the position encoding, as far as it is part of the condition."""
+        return 2 * self.columns.shape[0] if self.anchored else 0
+
+    @property
+    def pattern_dim(self) -> int:
+        """Channels of the pattern, P + D."""
+        return 2 * self.columns.shape[0] + self.concepts.prototypes.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the map, ``(B, channels, h, w)``."""
+        channels = self.pattern_dim + (self.concepts.prototypes.shape[1] if self.joined else 0)
+        return self.concepts.indices.shape[0], channels, *self.grid
+
+    def dense(self) -> Tensor:
+        """Spread the condition out to the map that it stands for.
+
+        Returns:
+            Tensor of shape ``(B, channels, h, w)``.
+        """
+        return self._map
+
+    @cached_property
+    def _map(self) -> Tensor:
+        height, width = self.grid
+        prototype = self.concepts.prototypes[self.concepts.indices]
+        spread = prototype[..., None, None].expand(-1, -1, height, width)  # (B, D, h, w)
+        pattern = self.pattern
+        if pattern is None:
+            codes = None if self.codes is None or self.indices is None else self.codes[self.indices].permute(0, 3, 1, 2)
+            columns = self.columns[:, None, :].expand(-1, height, width)
+            rows = self.rows[:, :, None].expand(-1, height, width)
+            position = torch.cat((columns, rows)).expand(prototype.shape[0], -1, -1, -1)
+            anchor = torch.cat((position, spread), dim=1)
+            pattern = anchor if codes is None else anchor + codes if self.anchored else codes
+        return torch.cat((pattern, spread), dim=1) if self.joined else pattern
+
+    @cached_property
+    def table_rows(self) -> Tensor:
+        """Rows of the table that add up to each cell, shape ``(B · h · w, n)``, int64, cells in order."""
+        height, width = self.grid
+        device, batch = self.columns.device, self.concepts.indices.shape[0]
+        y, x = torch.arange(height, device=device), torch.arange(width, device=device)
+        edge_y = ((y == 0) + 2 * (y == height - 1))[:, None]  # (h, 1)
+        edge_x = (x == 0) + 2 * (x == width - 1)  # (w,)
+        start, parts = 0, []
+        if self.codes is not None and self.indices is not None:
+            parts.append(_tap_rows(self.indices, self.codes.shape[0]))
+            start += (self.codes.shape[0] + 1) * NUM_TAPS
+        edges = NUM_EDGES * edge_y + edge_x  # (h, w)
+        parts.append((start + NUM_EDGES**2 * self.concepts.indices[:, None, None] + edges)[..., None])
+        start += NUM_EDGES**2 * self.concepts.prototypes.shape[0]
+        if self.position_dim:
+            columns, rows = start + width * edge_y + x, start + NUM_EDGES * width + height * edge_x + y[:, None]
+            parts.append(torch.stack((columns, rows), dim=-1).expand(batch, -1, -1, -1))
+        return torch.cat(parts, dim=-1).flatten(0, 2)
+
+
+Condition: TypeAlias = Tensor | DiscreteCondition
+
+
+def _tap_rows(indices: Tensor, num_codes: int) -> Tensor:
+    """Find the code rows of each cell's neighborhood; ``(B, h, w)`` to ``(B, h, w, 9)``."""
+    height, width = indices.shape[1:]
+    padded = NUM_TAPS * F.pad(indices, (1, 1, 1, 1), value=num_codes)
+    taps = [
+        padded[:, row : row + height, column : column + width] + 3 * row + column
+        for row in range(3)
+        for column in range(3)
+    ]
+    return torch.stack(taps, dim=-1)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The 3×3 convolution of a discrete condition as sums of table rows, with its gradients."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from .condition import NUM_EDGES, NUM_TAPS, DiscreteCondition
+
+VALID_TAPS = ((1.0, 1.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.0, 1.0, 0.0))
+"""Which taps along an axis stay inside of the map, per kind of cell (inner, first, last, only)."""
+
+
+def build_table(weight: Tensor, condition: DiscreteCondition) -> Tensor:
+    """Multiply the distinct vectors of a condition with a kernel.
+
+    Args:
+        weight: Kernel of shape ``(d, C, 3, 3)``, for the channels of the condition.
+        condition: What to multiply.
+
+    Returns:
+        Table of shape ``(R, d)``; the rows are those of :class:`.DiscreteCondition`.
+    """
+    taps = weight.permute(1, 2, 3, 0).flatten(1)  # (C, 9 · d)
+    dim, pattern_dim, position_dim = weight.shape[0], condition.pattern_dim, condition.position_dim
+    parts = [] if condition.codes is None else [(_with_zero(condition.codes) @ taps[:pattern_dim]).view(-1, dim)]
+    by_tap = condition.concepts.prototypes @ _prototype_taps(taps, condition, condition.anchored)
+    parts.append(torch.matmul(_valid_pairs(weight), by_tap.view(-1, NUM_TAPS, dim)).view(-1, dim))
+    if position_dim:
+        columns, rows = _position_taps(taps[:position_dim].view(position_dim, 3, 3, dim))
+        valid = weight.new_tensor(VALID_TAPS)
+        for encoding, kernel in ((condition.columns, columns), (condition.rows, rows)):
+            size = encoding.shape[1]
+            moved = (_windows(encoding) @ kernel).view(size, 3, dim).transpose(0, 1)
+            parts.append((valid @ moved.reshape(3, -1)).view(-1, dim))
+    return torch.cat(parts)
+
+
+class ConditionConvolution(torch.autograd.Function):
+    """Convolve a discrete condition by table, and hand the other channels' part of the kernel out.
+
+    The gradients are those of the convolution of the map that the condition stands for.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        weight: Tensor,
+        prototypes: Tensor,
+        pattern: Tensor | None,
+        condition: DiscreteCondition,
+    ) -> tuple[Tensor, Tensor]:
+        """Add up table rows.
+
+        Args:
+            ctx: Context of autograd.
+            weight: Kernel of shape ``(d, C_x + C, 3, 3)``; the last C channels belong to the condition.
+            prototypes: Prototypes of the condition, named for their gradient.
+            pattern: Pattern of the condition, likewise.
+            condition: The condition.
+
+        Returns:
+            Convolution of the condition in cells, shape ``(B · h · w, d)``, and the kernel of the other channels, shape
+            ``(d, C_x, 3, 3)``.
+        """
+        narrow = weight.shape[1] - condition.shape[1]
+        table = build_table(weight[:, narrow:], condition).to(weight.dtype)
+        ctx.save_for_backward(weight, prototypes)
+        ctx.condition, ctx.has_pattern = condition, pattern is not None
+        ctx.autocast = torch.get_autocast_dtype(weight.device.type) if _autocasts(weight) else None
+        return F.embedding_bag(condition.table_rows, table, mode="sum"), weight[:, :narrow].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_cells: Tensor, grad_narrow: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Hand the gradients back, in the order of the inputs."""
+        weight, prototypes = ctx.saved_tensors
+        condition: DiscreteCondition = ctx.condition
+        device_type, dtype = weight.device.type, ctx.autocast
+        with torch.autocast(device_type, dtype, enabled=dtype is not None):
+            narrow = weight.shape[1] - condition.shape[1]
+            grad_weight, grad_prototypes, grad_pattern = None, None, None
+            grad_cells = grad_cells.contiguous()
+            if ctx.needs_input_grad[2]:
+                kernel = weight[:, narrow : narrow + condition.pattern_dim]
+                kernel = kernel.contiguous(memory_format=torch.channels_last)
+                grad_map = grad_cells.view(condition.shape[0], *condition.grid, -1).permute(0, 3, 1, 2)
+                grad_pattern = F.conv_transpose2d(grad_map, kernel, padding=1)
+            if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+                grad_taps, grad_prototypes = _table_gradients(grad_cells, weight[:, narrow:], prototypes, condition)
+                grad_weight = torch.empty_like(weight)
+                grad_weight[:, :narrow] = grad_narrow
+                grad_weight[:, narrow:] = grad_taps.view(-1, 3, 3, weight.shape[0]).permute(3, 0, 1, 2)
+            return grad_weight, grad_prototypes, grad_pattern, None
+
+
+def _table_gradients(
+    grad_cells: Tensor, weight: Tensor, prototypes: Tensor, condition: DiscreteCondition
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of the kernel, shape ``(C, 9 · d)``, and of the prototypes, ``(N, D)``."""
+    dim, pattern_dim, position_dim = weight.shape[0], condition.pattern_dim, condition.position_dim
+    num_code_rows = 0 if condition.codes is None else NUM_TAPS * (condition.codes.shape[0] + 1)
+    sizes = [num_code_rows, NUM_EDGES**2 * len(prototypes)]
+    sizes += [NUM_EDGES * condition.grid[1], NUM_EDGES * condition.grid[0]] if position_dim else []
+    grad_table = grad_cells.new_zeros(sum(sizes), dim)
+    for rows in condition.table_rows.T:  # faster than the backward of embedding_bag, which sorts
+        grad_table.index_add_(0, rows, grad_cells)
+    for_codes, for_prototypes, *for_position = grad_table.split(sizes)
+
+    grad_taps = grad_cells.new_zeros(weight.shape[1], NUM_TAPS * dim)
+    if condition.codes is not None:
+        grad_taps[:pattern_dim] = _with_zero(condition.codes).T @ for_codes.view(-1, NUM_TAPS * dim)
+    by_tap = _valid_pairs(weight).T @ for_prototypes.view(-1, NUM_EDGES**2, dim)
+    by_tap = by_tap.view(len(prototypes), -1)  # (N, 9 · d)
+    product = prototypes.T @ by_tap
+    start = pattern_dim - prototypes.shape[1]
+    if condition.anchored:
+        grad_taps[start:pattern_dim] += product
+    if condition.joined:
+        grad_taps[pattern_dim:] = product
+    if position_dim:
+        valid = weight.new_tensor(VALID_TAPS)
+        kernels = []
+        for encoding, grad in zip((condition.columns, condition.rows), for_position, strict=True):
+            size = encoding.shape[1]
+            moved = (valid.T @ grad.view(NUM_EDGES, -1)).view(3, size, dim).transpose(0, 1)
+            kernels.append((_windows(encoding).T @ moved.reshape(size, -1)).view(-1, 3, 3, dim))
+        columns, rows = kernels
+        grad_taps[:position_dim] += torch.cat((columns.transpose(1, 2), rows)).reshape(position_dim, -1)
+
+    through_anchor = (
+        condition.anchored and condition.pattern is None
+    )  # else it cancels in the straight-through estimate
+    taps = _prototype_taps(weight.permute(1, 2, 3, 0).flatten(1), condition, through_anchor)
+    return grad_taps, by_tap @ taps.T
+
+
+def _prototype_taps(taps: Tensor, condition: DiscreteCondition, anchored: bool) -> Tensor:
+    """Add up the rows of the kernel, ``(C, 9 · d)``, that the prototype meets; shape ``(D, 9 · d)``."""
+    end, dim = condition.pattern_dim, condition.concepts.prototypes.shape[1]
+    if anchored and condition.joined:
+        return taps[end - dim : end] + taps[end:]
+    if anchored or condition.joined:
+        return taps[end - dim : end] if anchored else taps[end:]
+    return torch.zeros_like(taps[:dim])
+
+
+def _position_taps(taps: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort a kernel ``(P, 3, 3, d)`` to ``(3 · P / 2, 3 · d)`` for columns and for rows, the summed axis first."""
+    columns, rows = taps.chunk(2)
+    return columns.transpose(1, 2).flatten(2).flatten(0, 1), rows.flatten(2).flatten(0, 1)
+
+
+def _windows(encoding: Tensor) -> Tensor:
+    """Gather the neighbors along an axis; ``(P / 2, n)`` to ``(n, 3 · P / 2)``."""
+    size, padded = encoding.shape[1], F.pad(encoding, (1, 1))
+    return torch.stack([padded[:, tap : tap + size] for tap in range(3)], dim=1).flatten(0, 1).T
+
+
+def _with_zero(codes: Tensor) -> Tensor:
+    """Append the code of the outside."""
+    return F.pad(codes, (0, 0, 0, 1))
+
+
+def _valid_pairs(like: Tensor) -> Tensor:
+    """Tell which taps of a 3×3 kernel stay inside, for each pair of kinds of row and column; shape ``(16, 9)``."""
+    valid = like.new_tensor(VALID_TAPS)
+    return (valid[:, None, :, None] * valid[None, :, None, :]).view(NUM_EDGES**2, NUM_TAPS)
+
+
+def _autocasts(weight: Tensor) -> bool:
+    return torch.is_autocast_enabled(weight.device.type)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from .conditions import BATCH, CONCEPT_DIM, GRIDS, KINDS, NUM_CODES, make_condition
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("lasting", [False, True])
+def test_map_cell_by_cell(grid, kind, lasting):
+    """A cell holds its code, its position, its prototype, and the prototype once more, as far as the kind has them."""
+    condition, _ = make_condition(grid, **kind, lasting=lasting)
+    dense = condition.dense()
+    half = condition.columns.shape[0]
+
+    assert dense.shape == condition.shape
+    for image, row, column in ((0, 0, 0), (BATCH - 1, grid[0] - 1, grid[1] - 1), (1, grid[0] // 2, grid[1] // 2)):
+        prototype = condition.concepts.prototypes[condition.concepts.indices[image]]
+        cell = torch.zeros(2 * half + CONCEPT_DIM, dtype=dense.dtype)
+        if condition.codes is not None:
+            cell = cell + condition.codes[condition.indices[image, row, column]]
+        if condition.anchored:
+            cell = cell + torch.cat((condition.columns[:, column], condition.rows[:, row], prototype))
+        cell = torch.cat((cell, prototype)) if condition.joined else cell
+        assert torch.equal(dense[image, :, row, column], cell)
+
+
+def test_dense_keeps_the_pattern_of_training():
+    """Where the pattern is given as a map, it is taken as it is, with its gradient."""
+    condition, (_, query) = make_condition((2, 3), trains=True)
+    (grad,) = torch.autograd.grad(condition.dense().sum(), query)
+
+    assert torch.equal(condition.dense()[:, : condition.pattern_dim], condition.pattern)
+    assert torch.equal(grad, torch.ones_like(query))
+
+
+@pytest.mark.parametrize(("kind", "expected"), [({}, 12), ({"anchored": False}, 10), ({"patterns": False}, 3)])
+def test_rows_per_cell(kind, expected):
+    """Nine for the neighborhood's codes, one for the prototype, two for the position."""
+    condition, _ = make_condition((5, 4), **kind)
+
+    assert condition.table_rows.shape == (BATCH * 5 * 4, expected)
+
+
+def test_outside_is_the_code_after_the_last():
+    """Taps that leave the map are zero, whatever the cell."""
+    condition, _ = make_condition((1, 1))
+    codes = condition.table_rows[:, :9] // 9
+
+    assert (codes[:, 4] == condition.indices.flatten()).all()
+    assert (codes[:, [0, 1, 2, 3, 5, 6, 7, 8]] == NUM_CODES).all()

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plain convolution of the map that a condition stands for is the oracle."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from anomalib_vqflow.discrete import ConditionedConv2d, convolution
+from anomalib_vqflow.discrete.convolution import saves_work
+
+from .conditions import BATCH, GRIDS, KINDS, make_condition
+
+CHANNELS, OUT_CHANNELS = 3, 5
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    """Take tables even where they cost more, and count how often they are built."""
+    built = []
+
+    def build(*arguments, build_table=convolution.build_table):
+        built.append(1)
+        return build_table(*arguments)
+
+    monkeypatch.setattr(convolution, "saves_work", lambda *_: True)
+    monkeypatch.setattr(convolution, "build_table", build)
+    return built
+
+
+def make_conv(condition) -> ConditionedConv2d:
+    return ConditionedConv2d(CHANNELS + condition.shape[1], OUT_CHANNELS).to(condition.columns.dtype)
+
+
+def make_x(condition, **options) -> torch.Tensor:
+    return torch.randn(condition.shape[0], CHANNELS, *condition.grid, dtype=condition.columns.dtype, **options)
+
+
+def plain(conv, x, condition) -> torch.Tensor:
+    return F.conv2d(torch.cat((x, condition.dense()), dim=1), conv.weight, conv.bias, padding=1)
+
+
+def no_dense(monkeypatch):
+    """Let everything fail that spreads the condition out."""
+
+    def refuse(self):
+        raise NotImplementedError
+
+    monkeypatch.setattr(convolution.DiscreteCondition, "dense", refuse)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_result_and_gradients_equal_the_plain_convolution(tables, grid, kind, trains, dtype, tolerance):
+    """Output and every gradient: input, kernel, bias, prototype, and the query behind the straight-through pattern."""
+    condition, behind = make_condition(grid, **kind, trains=trains, dtype=dtype)
+    conv, x = make_conv(condition), make_x(condition, requires_grad=True)
+    inputs = [x, conv.weight, conv.bias, *behind]
+    actual, expected = conv(x, condition), plain(conv, x, condition)
+    upstream = torch.randn_like(expected)
+    gradients = torch.autograd.grad(actual, inputs, upstream, retain_graph=True)  # both share the pattern's graph
+    expected_gradients = torch.autograd.grad(expected, inputs, upstream)
+
+    for one, other in zip((actual, *gradients), (expected, *expected_gradients), strict=True):
+        assert other.abs().max() > 0
+        assert (one - other).abs().max() <= tolerance * other.abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize("grid", GRIDS)
+def test_kept_table_equals_the_plain_convolution(tables, monkeypatch, grid, kind):
+    """In inference the table is built once, and the condition is never spread out."""
+    condition, _ = make_condition(grid, **kind, lasting=True)
+    conv, x = make_conv(condition).eval(), make_x(condition)
+    with torch.no_grad():
+        expected = plain(conv, x, condition)
+        no_dense(monkeypatch)
+        assert_close(conv(x, condition), expected, atol=1e-9, rtol=0)
+        assert_close(conv(x, condition), expected, atol=1e-9, rtol=0)
+        assert len(tables) == 1
+
+
+def change_in_place(conv, condition):
+    with torch.no_grad():
+        conv.weight.mul_(2)
+
+
+def replace_data(conv, condition):
+    conv.weight.data = 2 * conv.weight.data
+
+
+def load(conv, condition):
+    conv.load_state_dict({name: 2 * value for name, value in conv.state_dict().items()})
+
+
+def step(conv, condition):
+    conv.weight.grad = torch.ones_like(conv.weight)
+    torch.optim.Adam(conv.parameters(), lr=0.5).step()
+
+
+def move_codes(conv, condition):
+    condition.codes.mul_(2)
+
+
+def move_prototypes(conv, condition):
+    condition.concepts.prototypes.mul_(2)
+
+
+def round_weights(conv, condition):
+    conv.half().double()
+
+
+def train_in_place_of_data(conv, condition):
+    conv.train()
+    conv.weight.data.mul_(2)  # not seen by autograd, hence not by its count of changes
+    conv.eval()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_in_place,
+        replace_data,
+        load,
+        step,
+        move_codes,
+        move_prototypes,
+        round_weights,
+        train_in_place_of_data,
+    ],
+)
+def test_kept_table_is_never_stale(tables, change):
+    """Whatever changes kernel, codes or prototypes, the next result follows."""
+    condition, _ = make_condition((2, 3), lasting=True)
+    conv, x = make_conv(condition).eval(), make_x(condition)
+    with torch.no_grad():
+        before = conv(x, condition)
+    change(conv, condition)
+    with torch.no_grad():
+        # A condition spreads itself out once, so the oracle gets a new one.
+        fresh = type(condition)(**{name: getattr(condition, name) for name in condition.__dataclass_fields__})
+        expected = plain(conv, x, fresh)
+        assert (before - expected).abs().max() > 1e-6
+        assert_close(conv(x, condition), expected, atol=1e-9, rtol=0)
+        assert len(tables) == 2
+
+
+def test_kept_table_follows_the_grid(tables):
+    """Another size of the map needs other position rows."""
+    conv = None
+    for grid in ((2, 3), (3, 2), (2, 3)):
+        condition, _ = make_condition(grid, lasting=True)
+        conv = conv or make_conv(condition).eval()
+        x = make_x(condition)
+        with torch.no_grad():
+            assert_close(conv(x, condition), plain(conv, x, condition), atol=1e-9, rtol=0)
+
+
+def test_table_kept_in_inference_mode_serves_outside(tables):
+    """A table that was built without autograd, or under autocast, does not limit later calls."""
+    condition, _ = make_condition((2, 3), lasting=True, dtype=torch.float32)
+    conv, x = make_conv(condition).eval().requires_grad_(requires_grad=False), make_x(condition, requires_grad=True)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        conv(x, condition)
+    result = conv(x, condition)
+    (grad,) = torch.autograd.grad(result.sum(), x)
+
+    assert len(tables) == 1
+    assert grad.any()
+    assert_close(result, plain(conv, x, condition), atol=1e-5, rtol=0)
+
+
+def test_table_is_no_state(tables):
+    """Neither checkpoints nor copies nor pickles carry the table."""
+    condition, _ = make_condition((2, 3), lasting=True)
+    conv, x = make_conv(condition).eval(), make_x(condition)
+    size = len(pickle.dumps(conv))
+    with torch.no_grad():
+        conv(x, condition)
+
+    assert set(conv.state_dict()) == {"weight", "bias"}
+    assert len(pickle.dumps(conv)) == size
+    copied = copy.deepcopy(conv)
+    with torch.no_grad():
+        assert torch.equal(copied(x, condition), conv(x, condition))
+    assert len(tables) == 2
+
+
+def test_gradients_in_eval_mode_are_those_of_the_plain_convolution(tables):
+    """Where a gradient is wanted, nothing is kept."""
+    condition, _ = make_condition((2, 3), lasting=True)
+    conv, x = make_conv(condition).eval(), make_x(condition)
+    for _ in range(2):
+        (actual,) = torch.autograd.grad(conv(x, condition).square().sum(), conv.weight)
+        (expected,) = torch.autograd.grad(plain(conv, x, condition).square().sum(), conv.weight)
+        assert_close(actual, expected, atol=1e-9, rtol=0)
+
+
+def test_two_steps_before_one_backward(tables):
+    """Gradients belong to the codes of their own forward pass; the encoder hands out copies of moving codes."""
+    condition, _ = make_condition((2, 3), trains=True)
+    conv, x = make_conv(condition), make_x(condition)
+    loss = conv(x, condition).square().sum()
+    (expected,) = torch.autograd.grad(plain(conv, x, condition).square().sum(), conv.weight)
+    with torch.no_grad():
+        conv(make_x(condition), make_condition((2, 3), trains=True)[0])
+
+    assert_close(torch.autograd.grad(loss, conv.weight)[0], expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_autocast_is_as_close_as_the_plain_convolution(tables, lasting):
+    """In bfloat16, results and gradients are no further from float32's than twice what the plain form's are."""
+    condition, behind = make_condition((8, 8), trains=not lasting, lasting=lasting, dtype=torch.float32, batch=4)
+    conv, x = make_conv(condition).train(not lasting), make_x(condition, requires_grad=True)
+    inputs = [x, conv.weight, *behind]
+    exact, upstream = plain(conv, x, condition), torch.randn(4, OUT_CHANNELS, 8, 8)
+    truth = (exact, *torch.autograd.grad(exact, inputs, upstream, retain_graph=True))
+
+    def errors(function):
+        with torch.autocast("cpu", torch.bfloat16):
+            result = function(x, condition)
+        gradients = torch.autograd.grad(result, inputs, upstream.to(result.dtype), retain_graph=True)
+        return [(a - b).abs().max() / b.abs().max() for a, b in zip((result, *gradients), truth, strict=True)]
+
+    ours, theirs = errors(conv), errors(lambda *given: plain(conv, *given))
+    assert max(theirs) > 1e-4, "autocast had no effect"
+    assert all(one <= 2 * other + 1e-3 for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (12, 12)])
+def test_the_cheaper_form_is_taken(monkeypatch, grid):
+    """Few cells under many codes are convolved plainly, many cells by table; the result is the same."""
+    condition, _ = make_condition(grid, trains=True, batch=8)
+    conv, x = make_conv(condition), make_x(condition)
+    taken = []
+    apply = convolution.ConditionConvolution.apply
+    monkeypatch.setattr(convolution.ConditionConvolution, "apply", lambda *given: taken.append(1) or apply(*given))
+    monkeypatch.setattr(convolution, "SCATTER_COST", 1)  # that of wide kernels would drown these few channels
+    result = conv(x, condition)
+
+    assert len(taken) == saves_work(condition, learns=True) == (grid != (1, 1))
+    assert_close(result, plain(conv, x, condition), atol=1e-9, rtol=0)
+
+
+def test_plain_inputs():
+    """Without a condition, or with one that is a map, it is the plain convolution."""
+    conv = ConditionedConv2d(7, 5)
+    x = torch.randn(BATCH, 7, 4, 6)
+    expected = nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+
+    assert torch.equal(conv(x), expected)
+    assert torch.equal(conv(x[:, :3], x[:, 3:]), expected)
