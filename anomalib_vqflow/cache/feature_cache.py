@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Subset
 from anomalib_vqflow.features import Features
 from anomalib_vqflow.lightning_model import VQFlow
 
-from .identity import check, describe, image_keys
+from .identity import check, describe, image_key
 from .images import CachedImages, Layout, layout_of, pack
 from .store import MIB, Context, DiskStore, FeatureStore, MemoryStore
 
@@ -137,7 +137,7 @@ class FeatureCache(Callback):
     def _fill(self, trainer: Trainer, model: VQFlow, datamodule: AnomalibDataModule) -> CachedImages:
         """Compute the maps that are not there yet."""
         images = datamodule.train_data
-        keys = image_keys(images)
+        keys = [image_key(images, index) for index in range(len(images))]
         layout = self._open(trainer, model, images)
         missing = {key: index for index, key in enumerate(keys) if key not in self.store}
         record = self.store.context.record_bytes / MIB
@@ -146,18 +146,23 @@ class FeatureCache(Callback):
             f"Feature cache in {place}: {len(set(keys)):,} images, {len(set(keys)) * record:,.1f} MiB; "
             f"{len(missing):,} images, {len(missing) * record:,.1f} MiB, are to be computed."
         )
-        self.store.reserve(len(missing))
+        if missing:
+            self.store.reserve(len(missing))
         loader: DataLoader = DataLoader(
             Subset(images, list(missing.values())),
             batch_size=datamodule.train_batch_size,
             num_workers=datamodule.num_workers,
             collate_fn=list,
         )
-        names = iter(missing)
+        rest = iter(missing.items())
         quiet = trainer.progress_bar_callback is None
         for items in track(loader, "Feature cache", transient=True, disable=quiet):
             for row in self._rows(trainer, model, items, layout):
-                self.store.write(next(names), row)
+                key, index = next(rest)
+                if key != image_key(images, index):
+                    msg = f"{images.samples.image_path[index]} has changed while it was read; train again."
+                    raise ValueError(msg)
+                self.store.write(key, row)
         return CachedImages(images.samples, keys, self.store, layout)
 
     def _open(self, trainer: Trainer, model: VQFlow, images: AnomalibDataset) -> Layout:
@@ -165,7 +170,12 @@ class FeatureCache(Callback):
         first = cast("ImageItem", images[0])
         height, width = cast("Tensor", first.image).shape[-2:]
         layout = layout_of(_features(trainer, model, [first]), (height, width))
-        description = describe(model, str(trainer.precision), self.dtype)
+        description = {
+            **describe(model, str(trainer.precision)),
+            "dtype": self.dtype,
+            "maps": layout.shapes,
+            "image_size": layout.image_size,
+        }
         name = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
         self.store.open(Context(name, description, layout.num_values, DTYPES[self.dtype]))
         return layout

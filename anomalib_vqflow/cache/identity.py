@@ -3,7 +3,7 @@
 
 import hashlib
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -17,17 +17,16 @@ from torchvision.transforms.v2 import Transform
 from anomalib_vqflow.data.multi_category_dataset import MultiCategoryDataset
 from anomalib_vqflow.lightning_model import VQFlow
 
-DISTRIBUTIONS = ("anomalib", "anomalib-vqflow", "numpy", "opencv-python-headless", "pillow", "timm", "torch")
+DISTRIBUTIONS = ("anomalib", "anomalib-vqflow", "opencv-python-headless", "pillow", "timm", "torch", "torchvision")
 """Whose code decodes, resizes and computes."""
 
 
-def describe(model: VQFlow, precision: str, dtype: str) -> dict[str, object]:
+def describe(model: VQFlow, precision: str) -> dict[str, object]:
     """Describe all that maps depend on besides the image file and what its dataset does with it.
 
     Args:
         model: The model, with its weights, on its device.
         precision: The trainer's precision.
-        dtype: What the maps are kept in.
 
     Returns:
         Plain data.
@@ -39,30 +38,30 @@ def describe(model: VQFlow, precision: str, dtype: str) -> dict[str, object]:
         "pre_processor": _plain(processor.transform) if isinstance(processor, PreProcessor) else None,
         "precision": precision,
         "device": model.device.type,
-        "dtype": dtype,
-        "versions": {name: version(name) for name in DISTRIBUTIONS},
+        "versions": {name: _version(name) for name in DISTRIBUTIONS},
     }
 
 
-def image_keys(dataset: AnomalibDataset) -> list[str]:
-    """Identify every image by the content of its file, and by how its dataset reads it.
+def image_key(dataset: AnomalibDataset, index: int) -> str:
+    """Identify an image by the content of its file, and by how its dataset reads it.
+
+    Size and time of the file would be quicker, but they can stay the same when it is replaced.
 
     Args:
         dataset: The dataset.
+        index: Row of the image.
 
     Returns:
-        One key for each image; copies of one file have the same.
+        The key; copies of one file have the same.
 
     Raises:
-        FileNotFoundError: If a file is missing.
+        FileNotFoundError: If the file is missing.
     """
-    rows = dataset.samples
-    if isinstance(dataset, MultiCategoryDataset):
-        readings = {name: _reading(part) for name, part in dataset.parts.items()}
-        by_row = [readings[name] for name in rows["category"]]
-    else:
-        by_row = [_reading(dataset)] * len(rows)
-    return [_hash_file(Path(path), reading) for path, reading in zip(rows["image_path"], by_row, strict=True)]
+    row = dataset.samples.iloc[index]
+    part = dataset.parts[row["category"]] if isinstance(dataset, MultiCategoryDataset) else dataset
+    path, kind = Path(row["image_path"]), type(part)
+    reading = [kind.__module__, kind.__qualname__, _plain(part.augmentations), path.suffix.lower()]
+    return hashlib.sha256(path.read_bytes() + json.dumps(reading).encode()).hexdigest()
 
 
 def check(datamodule: AnomalibDataModule, model: VQFlow) -> None:
@@ -112,16 +111,11 @@ def _plain(transform: Transform | None) -> object:
         raise ValueError(msg) from error
 
 
-def _reading(dataset: AnomalibDataset) -> str:
-    kind = type(dataset)
-    return json.dumps([kind.__module__, kind.__qualname__, _plain(dataset.augmentations)])
-
-
-def _hash_file(path: Path, reading: str) -> str:
-    # The suffix chooses the decoder. Size and time of the file would be quicker, but may stay when it is replaced.
-    digest = hashlib.sha256(path.read_bytes())
-    digest.update(f"{path.suffix.lower()} {reading}".encode())
-    return digest.hexdigest()
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:  # taken from a folder, or another build of the same library
+        return None
 
 
 def _hash_weights(module: nn.Module) -> str:

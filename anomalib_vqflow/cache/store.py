@@ -18,6 +18,7 @@ from torch import Tensor
 
 MIB = 2**20
 CHECKSUM_BYTES = 4
+BLOCK_BYTES = 4096  # of most file systems
 ABANDONED_SECONDS = 3600
 """Writing a record takes a moment, so an older temporary file was left by a run that was killed."""
 
@@ -183,7 +184,7 @@ class DiskStore(FeatureStore):
 
     def reserve(self, num_records: int) -> None:
         """Refuse if the disk has not enough room."""
-        needed = num_records * (self.context.record_bytes + CHECKSUM_BYTES)
+        needed = num_records * (self.context.record_bytes // BLOCK_BYTES + 1) * BLOCK_BYTES
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             msg = (
