@@ -209,12 +209,13 @@ class DiskStore(FeatureStore):
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             msg = (
                 f"The feature cache could not write {path}: {error}. What it wrote before is good. Free some space, or "
                 "give FeatureCache another folder, and train again."
             )
             raise OSError(msg) from error
+        finally:
+            temporary.unlink(missing_ok=True)  # it is there if this has failed
 
     def read(self, key: str) -> Tensor:
         """Read the record's file and verify it."""

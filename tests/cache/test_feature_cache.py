@@ -1,0 +1,472 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training on cached maps equals training on images, and no map is ever a wrong one."""
+
+import os
+import shutil
+
+import pytest
+import torch
+import yaml
+from anomalib.data import Folder
+from anomalib.data.datasets.base import image as reading
+from anomalib.engine import Engine
+from anomalib.models import Padim
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback, seed_everything
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip, Resize
+
+from anomalib_vqflow import FeatureCache, MultiCategory
+from anomalib_vqflow.features import Features
+from tests.data.folders import make_category, make_image
+from tests.tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model, tiny_root
+
+NUM_IMAGES = 8
+
+
+class Watch(Callback):
+    """Note the order of training images and the random states, and count the images that the backbone sees."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after = stop_after
+        self.paths, self.losses, self.states, self.num_seen = [], [], [], 0
+
+    def setup(self, trainer, pl_module, stage):
+        def count(_, inputs, __):
+            self.num_seen += len(inputs[0])
+
+        if stage == "fit":
+            self.hook = pl_module.model.features.register_forward_hook(count)
+
+    def teardown(self, trainer, pl_module, stage):
+        self.hook.remove()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.paths += batch.image_path
+        self.losses.append(outputs["loss"].item())
+        if len(self.paths) == self.stop_after:
+            raise InterruptedError
+
+    def on_train_epoch_end(self, *_):
+        self.states.append(torch.get_rng_state())
+
+
+class OwnPreProcessor(PreProcessor):
+    """A pre-processor that does something that nobody knows of."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        batch.image = batch.image.flip(-1)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tiny_root(tmp_path / "products")
+
+
+def fit(data, folder, cache=None, *, watch=None, prepare=None, checkpoint=None, seed=0, model=None, **arguments):
+    """Train a whitened model for two passes without validation; return the model, the engine and what was watched."""
+    seed_everything(seed)
+    model, watch = tiny_model(**{"use_whitening": True, "lr": 1e-2, **(model or {})}), watch or Watch()
+    if prepare is not None:
+        prepare(model)
+    callbacks = [watch] if cache is None else [watch, cache]
+    engine = tiny_engine(folder, **{"callbacks": callbacks, "max_epochs": 2, "limit_val_batches": 0, **arguments})
+    engine.fit(model, datamodule=data, ckpt_path=checkpoint)
+    return model, engine, watch
+
+
+def num_computed(root, folder, cache, **arguments):
+    """Train and count the images that the backbone saw, apart from the one that is always looked at."""
+    return fit(tiny_data(root), folder, cache, **arguments)[2].num_seen - 1
+
+
+def check_equal(one, other):
+    state = other.model.state_dict()
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def check_refused(data, folder, error, words, cache=None, **arguments):
+    """Training is refused before its first step, and the datamodule is left as it was."""
+    watch = Watch()
+    with pytest.raises(error, match=words):
+        fit(data, folder, cache or FeatureCache(), watch=watch, **arguments)
+    assert not watch.paths
+    assert "train_dataloader" not in vars(data)
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "dtype", "arguments"),
+    [
+        (False, "float16", {}),
+        (False, "bfloat16", {"num_workers": 1}),
+        (True, "float16", {"num_workers": 1}),
+        (True, "bfloat16", {"balanced_sampling": True}),
+    ],
+)
+def test_training_equals_training_on_rounded_maps(tmp_path, on_disk, dtype, arguments):
+    """All weights and buffers are bit-equal to a training that rounds the maps; so are order and random states.
+
+    In double precision, so that no map is rounded otherwise because of the batch that it was computed in.
+    """
+    make_category(tmp_path / "products", "bolt", train=6)
+    make_category(tmp_path / "products", "nut", train=3, size=(48, 40))
+
+    kept = getattr(torch, dtype)
+
+    def round_maps(model):
+        def hook(_, __, maps):
+            return Features([m.to(kept).double() for m in maps.details], maps.semantic.to(kept).double())
+
+        model.model.features.register_forward_hook(hook)
+
+    arguments = {"train_batch_size": 3, "seed": 1, **arguments}
+    data = [tiny_data(tmp_path / "products", **arguments) for _ in range(2)]
+    cache = FeatureCache(tmp_path / "cache" if on_disk else None, dtype)
+
+    plain, _, expected = fit(data[0], tmp_path, prepare=round_maps, precision="64-true")
+    cached, _, watched = fit(data[1], tmp_path, cache, precision="64-true")
+
+    check_equal(plain, cached)
+    assert watched.paths == expected.paths
+    assert all(torch.equal(one, other) for one, other in zip(watched.states, expected.states, strict=True))
+
+
+def test_single_precision_differs_by_rounding_only(root, tmp_path):
+    """In the default precision, with maps rounded to 11 bits, every loss is within a thousandth."""
+    _, _, expected = fit(tiny_data(root), tmp_path, model={"lr": 1e-4})
+    _, _, watched = fit(tiny_data(root), tmp_path, FeatureCache(), model={"lr": 1e-4})
+
+    assert watched.paths == expected.paths
+    assert watched.losses == pytest.approx(expected.losses, rel=1e-3)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_every_image_is_computed_once(root, tmp_path, on_disk):
+    """The backbone sees each image once, whatever the number of passes, and not at all in the next training."""
+    cache = FeatureCache(tmp_path / "cache" if on_disk else None)
+
+    assert num_computed(root, tmp_path, cache, max_epochs=3) == NUM_IMAGES
+    assert num_computed(root, tmp_path, cache) == 0
+    cache.clear()
+    assert num_computed(root, tmp_path, cache) == NUM_IMAGES
+
+
+def test_images_are_not_read_again(root, tmp_path, monkeypatch):
+    """After the maps have been computed, no training image is decoded."""
+    read, image = [], reading.read_image
+    monkeypatch.setattr(reading, "read_image", lambda path, **kwargs: read.append(path) or image(path, **kwargs))
+
+    fit(tiny_data(root), tmp_path, FeatureCache(), max_epochs=3)
+
+    assert len(read) == NUM_IMAGES + 1
+    assert len(set(read)) == NUM_IMAGES
+
+
+def replaced(root):
+    """Replace a file by one of equal size and equal time."""
+    path = root / "nut" / "train" / "good" / "001.bmp"
+    before = path.stat()
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 255]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+
+
+def test_a_replaced_file_is_computed_again(tmp_path):
+    """Another content is noticed even if size and time of the file are the same; the other images are kept."""
+    root = tmp_path / "products"
+    for name in ("bolt", "nut"):
+        make_category(root, name, train=0)
+        for index in range(4):
+            make_image(root / name / "train" / "good" / f"{index:03}.bmp", 60)
+    assert num_computed(root, tmp_path, FeatureCache(tmp_path / "cache")) == NUM_IMAGES
+
+    replaced(root)
+
+    assert num_computed(root, tmp_path, FeatureCache(tmp_path / "cache")) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        ({"seed": 1}, {}),
+        ({"input_size": (64, 96)}, {}),
+        ({"layers": [0, 2, 3], "flow_steps": (1, 1)}, {}),
+        ({"pre_processor": PreProcessor(Compose([Resize((64, 64)), Normalize([0.5] * 3, [0.2] * 3)]))}, {}),
+        ({}, {"precision": "64-true"}),
+        ({"dtype": "bfloat16"}, {}),
+    ],
+    ids=["weights", "input_size", "layers", "pre_processor", "precision", "dtype"],
+)
+def test_nothing_stale_is_used(root, tmp_path, model, arguments):
+    """With other weights, size, layers, transform, precision or dtype, all maps are computed again; the old ones stay.
+
+    Training with the first choice afterwards finds its maps.
+    """
+    dtype, seed = model.pop("dtype", "float16"), model.pop("seed", 0)
+    folder = tmp_path / "cache"
+    first = num_computed(root, tmp_path, FeatureCache(folder))
+
+    second = num_computed(root, tmp_path, FeatureCache(folder, dtype), model=model, seed=seed, **arguments)
+    third = num_computed(root, tmp_path, FeatureCache(folder))
+
+    assert (first, second, third) == (NUM_IMAGES, NUM_IMAGES, 0)
+
+
+def test_an_augmentation_that_is_always_the_same_is_part_of_the_key(root, tmp_path):
+    """Maps of normalized images are not used for images that are not normalized beforehand."""
+    folder = tmp_path / "cache"
+    fit(tiny_data(root), tmp_path, FeatureCache(folder))
+    data = tiny_data(root, train_augmentations=Normalize([0.5] * 3, [0.2] * 3))
+
+    assert fit(data, tmp_path, FeatureCache(folder))[2].num_seen == NUM_IMAGES + 1
+
+
+def test_moved_images_keep_their_maps(root, tmp_path):
+    """Only what is in a file matters: a moved folder of images costs nothing."""
+    num_computed(root, tmp_path, FeatureCache(tmp_path / "cache"))
+    shutil.move(root, tmp_path / "moved")
+
+    assert num_computed(tmp_path / "moved", tmp_path, FeatureCache(tmp_path / "cache")) == 0
+
+
+def test_a_damaged_file_is_computed_again(root, tmp_path):
+    """A training after damage to the cache is bit-equal to the one before, in double precision as above."""
+    before = fit(tiny_data(root), tmp_path, FeatureCache(tmp_path / "cache"), precision="64-true")[0]
+    path = min((tmp_path / "cache").rglob("*.maps"))
+    path.write_bytes(path.read_bytes()[:-9])
+
+    with pytest.warns(UserWarning, match="computed again"):
+        after, _, watch = fit(tiny_data(root), tmp_path, FeatureCache(tmp_path / "cache"), precision="64-true")
+
+    assert watch.num_seen == 1 + 1
+    check_equal(before, after)
+
+
+def test_maps_that_get_lost_while_training_are_named(root, tmp_path):
+    """Training stops with the path of an image whose maps are gone, and says how to go on."""
+    cache = FeatureCache(tmp_path / "cache")
+
+    class Clear(Callback):
+        def on_train_epoch_end(self, *_):
+            cache.clear()
+
+    with pytest.raises(OSError, match=r"cached maps of .*\.png got lost.*Resume"):
+        fit(tiny_data(root), tmp_path, callbacks=[cache, Clear()])
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(root, tmp_path, monkeypatch):
+    """Maps are kept only if the file is the same before and after it was decoded."""
+    image = reading.read_image
+    path = root / "nut" / "train" / "good" / "001.png"
+
+    def change(name, **kwargs):
+        read = image(name, **kwargs)
+        if str(name) == str(path):
+            make_image(path, 90)
+        return read
+
+    monkeypatch.setattr(reading, "read_image", change)
+
+    check_refused(tiny_data(root), tmp_path, ValueError, "001.png has changed", FeatureCache(tmp_path / "cache"))
+    assert len(list((tmp_path / "cache").rglob("*.maps"))) < NUM_IMAGES
+
+
+def test_size_is_told_and_room_checked_before_anything_is_written(root, tmp_path, monkeypatch, caplog):
+    """The number of images and the MiB are told first; if the disk has less, nothing is computed."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    watch = Watch()
+
+    with caplog.at_level("INFO"):
+        check_refused(tiny_data(root), tmp_path, OSError, "MiB are free", FeatureCache(tmp_path / "cache"))
+        monkeypatch.undo()
+        fit(tiny_data(root), tmp_path, FeatureCache(tmp_path / "cache"), watch=watch)
+
+    size = sum(path.stat().st_size - 4 for path in (tmp_path / "cache").rglob("*.maps")) / 2**20
+    told = [record.getMessage() for record in caplog.records if "Feature cache" in record.getMessage()]
+    assert len(told) == 2
+    assert all(f"{NUM_IMAGES} images, {size:.1f} MiB" in line for line in told)
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(root, tmp_path):
+    """Interrupted after a pass and resumed under another seed, all weights and buffers are bit-equal.
+
+    The new model's own random backbone is not that of the checkpoint, whose maps are to be used.
+    """
+    folder = tmp_path / "cache"
+    whole = fit(tiny_data(root), tmp_path / "whole", FeatureCache(folder), max_epochs=3)[0]
+    with pytest.raises(InterruptedError):
+        fit(
+            tiny_data(root),
+            tmp_path / "part",
+            FeatureCache(folder),
+            watch=Watch(stop_after=2 * NUM_IMAGES + 4),
+            max_epochs=3,
+        )
+    (checkpoint,) = (tmp_path / "part").rglob("*.ckpt")
+
+    resumed, _, watch = fit(
+        tiny_data(root), tmp_path / "rest", FeatureCache(folder), checkpoint=checkpoint, seed=1, max_epochs=3
+    )
+
+    check_equal(whole, resumed)
+    assert len(watch.paths) == NUM_IMAGES
+    assert watch.num_seen == 1
+
+
+def test_datamodules_of_anomalib_and_test_after_training(root, tmp_path):
+    """A plain Folder works, and its own training images are back when training is over: test and predict work."""
+    folder = root / "nut"
+    data = Folder(
+        "nut", root=folder, normal_dir="train/good", abnormal_dir="test/hole", train_batch_size=2, num_workers=0
+    )
+    watch = Watch()
+    model, engine = tiny_model(), tiny_engine(tmp_path, callbacks=[watch, FeatureCache()], max_epochs=2)
+
+    engine.train(model, datamodule=data)
+
+    assert len(next(iter(data.train_dataloader())).image) == 2
+    assert watch.paths
+    assert engine.predict(model, datamodule=data)
+
+
+def test_in_a_configuration(root, tmp_path):
+    """It can be named in a YAML file."""
+    arguments = {**ARGUMENTS, "input_size": [64, 64], "flow_steps": [1, 1, 1], "visualizer": False}
+    config = {
+        "model": {"class_path": "anomalib_vqflow.VQFlow", "init_args": arguments},
+        "data": {
+            "class_path": "anomalib_vqflow.MultiCategory",
+            "init_args": {"root": str(root), "train_batch_size": 4, "num_workers": 0},
+        },
+        "trainer": {
+            "max_epochs": 1,
+            "accelerator": "cpu",
+            "limit_val_batches": 0,
+            "callbacks": [
+                {"class_path": "anomalib_vqflow.FeatureCache", "init_args": {"folder": str(tmp_path / "cache")}}
+            ],
+        },
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+
+    engine, model, data = Engine.from_config(tmp_path / "config.yaml", default_root_dir=tmp_path)
+    engine.fit(model, datamodule=data)
+
+    assert len(list((tmp_path / "cache").rglob("*.maps"))) == NUM_IMAGES
+
+
+def test_unknown_dtype_is_refused():
+    """The error names what there is."""
+    with pytest.raises(ValueError, match=r"\['float16', 'bfloat16'\], got 'float32'"):
+        FeatureCache(dtype="float32")
+
+
+def test_augmentation_is_refused(root, tmp_path):
+    """What may differ from pass to pass is refused, also if a single category does it."""
+    flip = Compose([Resize((64, 64)), RandomHorizontalFlip()])
+    words = "same in every pass.*RandomHorizontalFlip"
+    check_refused(tiny_data(root, train_augmentations=flip), tmp_path, ValueError, words)
+
+    single = tiny_data(root, categories="bolt", train_augmentations=flip)
+    mixed = MultiCategory(datamodules=[tiny_data(root, categories="nut"), single], train_batch_size=4, num_workers=0)
+    check_refused(mixed, tmp_path, ValueError, words)
+
+
+def test_unknown_pre_processing_is_refused(root, tmp_path):
+    """A pre-processor or a collate function of one's own may do anything."""
+    own = {"pre_processor": OwnPreProcessor(Resize((64, 64)))}
+    check_refused(tiny_data(root), tmp_path, ValueError, "what OwnPreProcessor does", model=own)
+    random = {"pre_processor": PreProcessor(Compose([Resize((64, 64)), RandomHorizontalFlip()]))}
+    check_refused(tiny_data(root), tmp_path, ValueError, "RandomHorizontalFlip", model=random)
+    data = tiny_data(root)
+    data.external_collate_fn = lambda items: items
+    check_refused(data, tmp_path, ValueError, "what external_collate_fn does")
+
+
+def test_a_trainable_backbone_is_refused(root, tmp_path):
+    """Maps that change from step to step cannot be cached."""
+    check_refused(
+        tiny_data(root),
+        tmp_path,
+        ValueError,
+        "frozen backbone",
+        prepare=lambda model: model.model.features.requires_grad_(requires_grad=True),
+    )
+
+
+def test_other_models_and_data_are_refused(root, tmp_path):
+    """Models that would not look at the maps, and data without files, are refused."""
+    with pytest.raises(TypeError, match=r"serves VQFlow.*Padim"):
+        tiny_engine(tmp_path, callbacks=[FeatureCache()]).fit(
+            Padim(backbone="resnet18", pre_trained=False, layers=["layer1"], n_features=8), datamodule=tiny_data(root)
+        )
+    data = tiny_data(root)
+    data.setup()
+    loader = DataLoader(data.train_data, batch_size=4, collate_fn=data.train_data.collate_fn)
+    with pytest.raises(TypeError, match="NoneType"):
+        tiny_engine(tmp_path, callbacks=[FeatureCache()]).fit(tiny_model(), train_dataloaders=loader)
+
+
+def test_data_that_is_not_one_file_per_item_is_refused(root, tmp_path):
+    """A dataset that makes two items of a file has no key for them; a loader over something else has no maps."""
+    data = tiny_data(root)
+    data.setup()
+    kind = type(data.train_data)
+    data.train_data.__class__ = type("Twice", (kind,), {"__len__": lambda self: 2 * len(self.samples)})
+    data._is_setup = True
+    check_refused(data, tmp_path, TypeError, "one image file per item")
+
+    other = tiny_data(root)
+    other.setup()
+    loader = other.train_dataloader()
+    other = type("Other", (MultiCategory,), {"train_dataloader": lambda self: loader})(root, num_workers=0)
+    check_refused(other, tmp_path, TypeError, "Other does not train on its `train_data`")
+
+
+def test_images_of_several_sizes_are_refused(tmp_path):
+    """Without a height and a width in the pre-processor, the size of an image depends on the batch it comes in."""
+    make_category(tmp_path / "products", "bolt")
+    make_category(tmp_path / "products", "nut", size=(48, 32))
+    several = {"pre_processor": PreProcessor(Resize(64))}
+    for batch_size in (3, 4):  # within a batch, and between batches
+        data = tiny_data(tmp_path / "products", train_batch_size=batch_size)
+        check_refused(data, tmp_path, ValueError, r"one size.*\.png.*height and width", model=several)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "words"),
+    [
+        ("float16", 1e6, r"001\.png are beyond the range of float16.*dtype='bfloat16'"),
+        ("bfloat16", float("nan"), r"001\.png are NaN or infinite.*precision 32"),
+    ],
+)
+def test_maps_that_cannot_be_kept_are_refused(root, tmp_path, dtype, value, words):
+    """A map that overflows in float16, or is broken from the start, is named by its image and not kept."""
+
+    def spoil(model):
+        def hook(_, inputs, maps):
+            maps.semantic[inputs[0].flatten(1).max(1).values > 1] = value
+            return maps
+
+        model.model.features.register_forward_hook(hook)
+
+    make_image(root / "nut" / "train" / "good" / "001.png", 215)
+    folder = tmp_path / "cache"
+
+    check_refused(tiny_data(root), tmp_path, ValueError, words, FeatureCache(folder, dtype), prepare=spoil)
+    if value == 1e6:
+        assert num_computed(root, tmp_path, FeatureCache(folder, "bfloat16"), prepare=spoil, max_epochs=1) > 0
+
+
+def test_broken_pixels_are_named(root, tmp_path, monkeypatch):
+    """An image with NaN stops the training with its name, as without a cache."""
+    image = reading.read_image
+
+    def broken(path, **kwargs):
+        return image(path, **kwargs) * (torch.nan if "nut/train/good/001" in str(path) else 1)
+
+    monkeypatch.setattr(reading, "read_image", broken)
+
+    check_refused(tiny_data(root), tmp_path, ValueError, r"NaN or infinite pixels: .*nut/train/good/001\.png")
