@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the model and the data that a command line names, or say in one sentence why not."""
+
+import pickle
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from anomalib.data import AnomalibDataModule, ImageBatch
+from jsonargparse import ArgumentError, ArgumentParser
+from rich.console import Console
+from rich.progress import track
+
+from anomalib_vqflow.checkpoint import CHECKPOINT_KEY
+from anomalib_vqflow.data import MultiCategory
+from anomalib_vqflow.export import calibration_size
+from anomalib_vqflow.lightning_model import VQFlow
+
+
+class SourceError(ValueError):
+    """What the user named can't be used; the message says what was expected and what came."""
+
+
+def load_model(path: Path) -> VQFlow:
+    """Load a trained model, on a GPU if there is one.
+
+    Args:
+        path: Checkpoint that a training of VQFlow has written.
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        SourceError: If the file is no such checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        msg = f"{path} is no checkpoint of a Lightning training: {_first_line(error)}"
+        raise SourceError(msg) from error
+    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+        msg = f"{path} is not a checkpoint of VQFlow, but of another model or of an older version; train one."
+        raise SourceError(msg)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return cast("VQFlow", VQFlow.load_from_checkpoint(path, map_location=device)).eval()
+    except (RuntimeError, TypeError, ValueError) as error:
+        msg = f"{path} does not fit this version of VQFlow: {error}"
+        raise SourceError(msg) from error
+
+
+def read_folder(root: Path, categories: list[str] | None = None) -> AnomalibDataModule:
+    """Take a folder of categories in MVTec layout.
+
+    Args:
+        root: The folder.
+        categories: Which categories to take; None for all.
+
+    Returns:
+        The datamodule, not set up.
+
+    Raises:
+        SourceError: If there is no such folder or category.
+    """
+    try:
+        return MultiCategory(root, categories or "all", num_workers=0)
+    except (OSError, ValueError) as error:
+        raise SourceError(str(error)) from error
+
+
+def read_file(path: Path, is_config: bool = False) -> AnomalibDataModule:
+    """Build the datamodule that a YAML file describes.
+
+    Args:
+        path: The file, as for ``anomalib train --data``.
+        is_config: Whether it is the configuration of a training, of which ``data`` is used.
+
+    Returns:
+        The datamodule, not set up.
+
+    Raises:
+        SourceError: If the file is missing or describes no datamodule.
+    """
+    content = _read_yaml(path)
+    block = content.get("data") if is_config else content
+    if not isinstance(block, dict) or "class_path" not in block:
+        place = "a block `data` with `class_path` and `init_args`" if is_config else "`class_path` and `init_args`"
+        msg = f"{path} describes no datamodule; expected {place}."
+        raise SourceError(msg)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(AnomalibDataModule, "data", required=True)
+    try:
+        return parser.instantiate_classes(parser.parse_object({"data": block})).data
+    except (ArgumentError, AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        msg = f"the datamodule in {path} can't be built: {error}"
+        raise SourceError(msg) from error
+
+
+def set_up(datamodule: AnomalibDataModule, size: tuple[int, int] | None) -> None:
+    """Make a datamodule ready, with images resized as in training.
+
+    Args:
+        datamodule: The datamodule; what it downloads is downloaded.
+        size: Height and width that the model takes, in pixels.
+
+    Raises:
+        SourceError: If there are no images, or some that can't be used.
+    """
+    try:
+        datamodule.prepare_data()
+        with calibration_size(datamodule, size):
+            datamodule.setup()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SourceError(str(error)) from error
+    for subset in ("train", "test"):
+        if not len(getattr(datamodule, f"{subset}_data", ())):
+            msg = f"The data ({datamodule.name}) have no {subset} images; both training and test images are needed."
+            raise SourceError(msg)
+
+
+def read_batches(batches: Iterable[ImageBatch], description: str) -> Iterator[ImageBatch]:
+    """Read batches, with a progress bar on a terminal.
+
+    Args:
+        batches: Batches of images.
+        description: What they are.
+
+    Yields:
+        The batches.
+
+    Raises:
+        SourceError: If an image can't be read.
+    """
+    console = Console(stderr=True)
+    try:
+        yield from track(batches, description, console=console, transient=True, disable=not console.is_terminal)
+    except (OSError, SyntaxError, ValueError) as error:  # of the reading; those of the reader don't come here
+        msg = f"cannot read the {description}: {error}"
+        raise SourceError(msg) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"cannot read {path}: {error}"
+        raise SourceError(msg) from error
+    return content if isinstance(content, dict) else {}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
