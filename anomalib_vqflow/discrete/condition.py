@@ -96,6 +96,13 @@ class DiscreteCondition:
         channels = self.pattern_dim + (self.concepts.prototypes.shape[1] if self.joined else 0)
         return self.concepts.indices.shape[0], channels, *self.grid
 
+    @property
+    def table_sizes(self) -> list[int]:
+        """Number of table rows for codes, for prototypes and, where there is a position, for columns and rows."""
+        codes = 0 if self.codes is None else NUM_TAPS * (self.codes.shape[0] + 1)
+        sizes = [codes, NUM_EDGES**2 * self.concepts.prototypes.shape[0]]
+        return [*sizes, NUM_EDGES * self.grid[1], NUM_EDGES * self.grid[0]] if self.position_dim else sizes
+
     def dense(self) -> Tensor:
         """Spread the condition out to the map that it stands for.
 
@@ -127,17 +134,23 @@ class DiscreteCondition:
         y, x = torch.arange(height, device=device), torch.arange(width, device=device)
         edge_y = ((y == 0) + 2 * (y == height - 1))[:, None]  # (h, 1)
         edge_x = (x == 0) + 2 * (x == width - 1)  # (w,)
-        start, parts = 0, []
-        if self.codes is not None and self.indices is not None:
-            parts.append(_tap_rows(self.indices, self.codes.shape[0]))
-            start += (self.codes.shape[0] + 1) * NUM_TAPS
+        parts = [] if self.codes is None or self.indices is None else [_tap_rows(self.indices, self.codes.shape[0])]
         edges = NUM_EDGES * edge_y + edge_x  # (h, w)
+        start = self.table_sizes[0]
         parts.append((start + NUM_EDGES**2 * self.concepts.indices[:, None, None] + edges)[..., None])
-        start += NUM_EDGES**2 * self.concepts.prototypes.shape[0]
         if self.position_dim:
-            columns, rows = start + width * edge_y + x, start + NUM_EDGES * width + height * edge_x + y[:, None]
+            start += self.table_sizes[1]
+            columns = start + width * edge_y + x
+            rows = start + self.table_sizes[2] + height * edge_x + y[:, None]
             parts.append(torch.stack((columns, rows), dim=-1).expand(batch, -1, -1, -1))
         return torch.cat(parts, dim=-1).flatten(0, 2)
+
+    @cached_property
+    def row_cells(self) -> tuple[Tensor, Tensor]:
+        """The inverse of :attr:`table_rows`: the cells of each row in turn, and where each row starts."""
+        rows, order = self.table_rows.flatten().sort(stable=True)
+        starts = torch.searchsorted(rows, torch.arange(sum(self.table_sizes), device=rows.device))
+        return order.div(self.table_rows.shape[1], rounding_mode="floor"), starts
 
 
 Condition: TypeAlias = Tensor | DiscreteCondition

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .condition import Condition, DiscreteCondition
+from .condition import NUM_TAPS, Condition, DiscreteCondition
 from .tables import ConditionConvolution, build_table
 
 TABLE_DEVICES = {"cpu", "cuda"}
 """Where the sums of table rows are implemented and were tested."""
-LOOK_UP_COST, SCATTER_COST = 3, 50
-"""Multiplications of a cell, per output channel and tap, in the time of which its table rows are added up, and its
-gradient is added to them [measured on one core: 0.1 and 1.5 ns per entry, 0.04 ns per multiplication]."""
+LOOK_UP_COST = 3
+"""Multiplications of a cell, per output channel and tap, in the time of which its table rows are added up."""
+OVERHEAD = 1e7, 8e7
+"""Multiplications in the time of which a table is put together and used, without its own; the second with gradients.
+[Measured on one core: 0.3 and 2 ms, at 40 million multiplications per ms.]"""
 
 
 class KeptTable(NamedTuple):
@@ -79,14 +81,14 @@ class ConditionedConv2d(nn.Conv2d):
         if condition.lasting and not self.training and not learns:
             kept = self._keep(condition)
             narrow, cells = kept.narrow, F.embedding_bag(condition.table_rows, kept.table, mode="sum")
-        elif saves_work(condition, learns):
+        elif saves_work(condition, self.out_channels, learns):
             prototypes = condition.concepts.prototypes
             cells, narrow = ConditionConvolution.apply(self.weight, prototypes, condition.pattern, condition)
         else:
             return super().forward(torch.cat((x, condition.dense()), dim=1))
         batch, _, height, width = condition.shape
         result = F.conv2d(x.contiguous(memory_format=torch.channels_last), narrow, self.bias, padding=1)
-        return result + cells.view(batch, height, width, -1).permute(0, 3, 1, 2)
+        return result.add_(cells.view(batch, height, width, -1).permute(0, 3, 1, 2))
 
     def train(self, mode: bool = True) -> "ConditionedConv2d":
         """Set the mode, and drop the table."""
@@ -114,11 +116,12 @@ class ConditionedConv2d(nn.Conv2d):
         return {**self.__dict__, "_kept": None}
 
 
-def saves_work(condition: DiscreteCondition, learns: bool) -> bool:
-    """Compare the multiplications per output channel and tap with those of the plain convolution.
+def saves_work(condition: DiscreteCondition, out_channels: int, learns: bool) -> bool:
+    """Compare the multiplications with those of the plain convolution.
 
     Args:
         condition: Condition whose table is not there yet.
+        out_channels: Channels of the result.
         learns: Whether gradients will be computed.
 
     Returns:
@@ -129,10 +132,11 @@ def saves_work(condition: DiscreteCondition, learns: bool) -> bool:
     table = len(condition.concepts.prototypes) * dim + 3 * (height + width) * condition.position_dim // 2
     if condition.codes is not None:
         table += (len(condition.codes) + 1) * condition.pattern_dim
-    if not learns:
-        return table + cells * LOOK_UP_COST < cells * channels
-    to_pattern = 0 if condition.pattern is None else condition.pattern_dim
-    return 2 * table + cells * (LOOK_UP_COST + SCATTER_COST + to_pattern) < 3 * cells * channels
+    plain, by_table = cells * channels, table + cells * LOOK_UP_COST
+    if learns:
+        to_pattern = 0 if condition.pattern is None else condition.pattern_dim
+        plain, by_table = 3 * plain, 2 * by_table + cells * to_pattern
+    return NUM_TAPS * out_channels * (plain - by_table) > OVERHEAD[learns]
 
 
 def _version(source: Tensor) -> tuple[Tensor, int]:

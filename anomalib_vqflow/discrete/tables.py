@@ -102,13 +102,10 @@ def _table_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of the kernel, shape ``(C, 9 · d)``, and of the prototypes, ``(N, D)``."""
     dim, pattern_dim, position_dim = weight.shape[0], condition.pattern_dim, condition.position_dim
-    num_code_rows = 0 if condition.codes is None else NUM_TAPS * (condition.codes.shape[0] + 1)
-    sizes = [num_code_rows, NUM_EDGES**2 * len(prototypes)]
-    sizes += [NUM_EDGES * condition.grid[1], NUM_EDGES * condition.grid[0]] if position_dim else []
-    grad_table = grad_cells.new_zeros(sum(sizes), dim)
-    for rows in condition.table_rows.T:  # faster than the backward of embedding_bag, which sorts
-        grad_table.index_add_(0, rows, grad_cells)
-    for_codes, for_prototypes, *for_position = grad_table.split(sizes)
+    # A sum over the cells of each row: many times faster than the backward of embedding_bag, and deterministic.
+    cells, starts = condition.row_cells
+    grad_table = F.embedding_bag(cells, grad_cells, starts, mode="sum")
+    for_codes, for_prototypes, *for_position = grad_table.split(condition.table_sizes)
 
     grad_taps = grad_cells.new_zeros(weight.shape[1], NUM_TAPS * dim)
     if condition.codes is not None:

@@ -55,3 +55,16 @@ def test_outside_is_the_code_after_the_last():
 
     assert (codes[:, 4] == condition.indices.flatten()).all()
     assert (codes[:, [0, 1, 2, 3, 5, 6, 7, 8]] == NUM_CODES).all()
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_cells_of_a_row_are_the_inverse_of_rows_of_a_cell(kind):
+    """Row by row, the cells that add it up, as often as they do."""
+    condition, _ = make_condition((3, 2), **kind)
+    cells, starts = condition.row_cells
+    ends = [*starts.tolist()[1:], len(cells)]
+
+    assert len(starts) == sum(condition.table_sizes)
+    for row, (start, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
+        expected = (condition.table_rows == row).nonzero()[:, 0]
+        assert torch.equal(cells[start:end], expected)

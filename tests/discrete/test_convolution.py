@@ -247,10 +247,10 @@ def test_the_cheaper_form_is_taken(monkeypatch, grid):
     taken = []
     apply = convolution.ConditionConvolution.apply
     monkeypatch.setattr(convolution.ConditionConvolution, "apply", lambda *given: taken.append(1) or apply(*given))
-    monkeypatch.setattr(convolution, "SCATTER_COST", 1)  # that of wide kernels would drown these few channels
+    monkeypatch.setattr(convolution, "OVERHEAD", (0, 0))  # would drown these few channels
     result = conv(x, condition)
 
-    assert len(taken) == saves_work(condition, learns=True) == (grid != (1, 1))
+    assert len(taken) == saves_work(condition, OUT_CHANNELS, learns=True) == (grid != (1, 1))
     assert_close(result, plain(conv, x, condition), atol=1e-9, rtol=0)
 
 
