@@ -87,7 +87,9 @@ def mistake_cards(model: VQFlow, data: AnomalibDataset, chosen: pd.DataFrame, ro
         height, width = pictures[0].pixels.shape[:2]
         size = (width, height)
         prediction = model.model(prepared(model, cast("Tensor", item.image)[None]))
-        pictures.append(Thumbnail(_colored(_relative(model.post_processor, prediction), size), "anomaly map", ""))
+        pictures.append(
+            Thumbnail(_colored(_relative(model.post_processor, prediction.anomaly_map), size), "anomaly map", "")
+        )
         if item.gt_mask is not None and image.anomalous == 1:
             pictures.append(Thumbnail(_gray(cast("Tensor", item.gt_mask), size), "true mask", ""))
         title = f"{number}. " + ", ".join(filter(None, [str(image.category), f"score {image.score:.3f}"]))
@@ -96,12 +98,10 @@ def mistake_cards(model: VQFlow, data: AnomalibDataset, chosen: pd.DataFrame, ro
     return cards
 
 
-def _relative(post_processor: object, prediction: InferenceBatch) -> Tensor:
+def _relative(post_processor: object, anomaly_map: Tensor) -> Tensor:
     """Scale a map as the model does: 0.5 is its threshold, 0 and 1 are the ends of the validation images' range."""
-    anomaly_map = cast("Tensor", prediction.anomaly_map)
     if isinstance(post_processor, PostProcessor):
-        scores = cast("Tensor", prediction.pred_score)
-        anomaly_map = post_processor(InferenceBatch(pred_score=scores, anomaly_map=anomaly_map)).anomaly_map
+        anomaly_map = cast("Tensor", post_processor(InferenceBatch(anomaly_map=anomaly_map)).anomaly_map)
     return anomaly_map[0, 0].float().cpu()
 
 
