@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 NUM_TAPS = 9
 """Entries of a 3×3 kernel, row by row."""
-NUM_EDGES = 4
-"""Kinds of cells along an axis: inner, first, last, and the only one (first and last at once)."""
+INNER_TAPS, LONE_TAPS = ((1.0, 1.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0)), ((0.0, 1.0, 0.0),)
+"""Which taps along an axis stay inside of the map, per kind of cell: inner, first and last; the only one."""
 
 
 class Concepts(NamedTuple):
@@ -32,9 +32,11 @@ class DiscreteCondition:
     column and the row; :attr:`table_rows` says which. The order of the rows:
 
     - ``(K + 1) · 9``: code k under tap t is row ``9 k + t``; code K is the zero outside of the map.
-    - ``N · 16``: prototype n in a cell of a kind of row and a kind of column (:data:`NUM_EDGES`).
-    - ``4 · w``: column x in a kind of row; only with a position.
-    - ``4 · h``: row y in a kind of column; only with a position.
+    - ``N · 9``: prototype n in an inner, first or last row and an inner, first or last column.
+    - ``3 · w``: column x in an inner, first or last row; only with a position.
+    - ``3 · h``: row y in an inner, first or last column; only with a position.
+
+    Where an axis has a single cell, there is one kind of cell along it instead of three.
 
     Source: ours. The condition itself is that of VQ-Flow (Zhou et al., 2024), https://arxiv.org/abs/2409.00942
 
@@ -100,8 +102,15 @@ class DiscreteCondition:
     def table_sizes(self) -> list[int]:
         """Number of table rows for codes, for prototypes and, where there is a position, for columns and rows."""
         codes = 0 if self.codes is None else NUM_TAPS * (self.codes.shape[0] + 1)
-        sizes = [codes, NUM_EDGES**2 * self.concepts.prototypes.shape[0]]
-        return [*sizes, NUM_EDGES * self.grid[1], NUM_EDGES * self.grid[0]] if self.position_dim else sizes
+        (height, width), (of_rows, of_columns) = self.grid, (len(taps) for taps in self.edge_taps)
+        sizes = [codes, of_rows * of_columns * self.concepts.prototypes.shape[0]]
+        return [*sizes, of_rows * width, of_columns * height] if self.position_dim else sizes
+
+    @property
+    def edge_taps(self) -> tuple[tuple[tuple[float, ...], ...], ...]:
+        """For rows and for columns, the taps that each kind of cell has inside of the map."""
+        height, width = self.grid
+        return LONE_TAPS if height == 1 else INNER_TAPS, LONE_TAPS if width == 1 else INNER_TAPS
 
     def dense(self) -> Tensor:
         """Spread the condition out to the map that it stands for.
@@ -132,12 +141,12 @@ class DiscreteCondition:
         height, width = self.grid
         device, batch = self.columns.device, self.concepts.indices.shape[0]
         y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-        edge_y = ((y == 0) + 2 * (y == height - 1))[:, None]  # (h, 1)
-        edge_x = (x == 0) + 2 * (x == width - 1)  # (w,)
+        edge_y, edge_x = _edges(y)[:, None], _edges(x)  # (h, 1) and (w,)
+        of_rows, of_columns = (len(taps) for taps in self.edge_taps)
         parts = [] if self.codes is None or self.indices is None else [_tap_rows(self.indices, self.codes.shape[0])]
-        edges = NUM_EDGES * edge_y + edge_x  # (h, w)
+        edges = of_columns * edge_y + edge_x  # (h, w)
         start = self.table_sizes[0]
-        parts.append((start + NUM_EDGES**2 * self.concepts.indices[:, None, None] + edges)[..., None])
+        parts.append((start + of_rows * of_columns * self.concepts.indices[:, None, None] + edges)[..., None])
         if self.position_dim:
             start += self.table_sizes[1]
             columns = start + width * edge_y + x
@@ -154,6 +163,12 @@ class DiscreteCondition:
 
 
 Condition: TypeAlias = Tensor | DiscreteCondition
+
+
+def _edges(places: Tensor) -> Tensor:
+    """Tell the kind of each place along an axis: 0 inner, or the only one; 1 first; 2 last."""
+    last = len(places) - 1
+    return torch.zeros_like(places) if last == 0 else (places == 0) + 2 * (places == last)
 
 
 def _tap_rows(indices: Tensor, num_codes: int) -> Tensor:

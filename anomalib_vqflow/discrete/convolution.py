@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A 3×3 convolution of a map and a condition, which knows when the condition need not be multiplied."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +58,9 @@ class ConditionedConv2d(nn.Conv2d):
         torch.Size([2, 10, 4, 4])
     """
 
+    table: Tensor  # (R, d), only while frozen
+    narrow: Tensor  # (d, C_x, 3, 3), only while frozen
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)
         self._kept: KeptTable | None = None
@@ -75,6 +79,10 @@ class ConditionedConv2d(nn.Conv2d):
             return super().forward(x)
         if not isinstance(condition, DiscreteCondition):
             return super().forward(torch.cat((x, condition), dim=1))
+        if self.is_frozen:
+            cells = self.table[condition.table_rows].sum(dim=1)
+            cells = cells.view(-1, *condition.grid, self.out_channels).permute(0, 3, 1, 2)
+            return F.conv2d(x, self.narrow, self.bias, padding=1) + cells
         if torch.compiler.is_exporting() or x.device.type not in TABLE_DEVICES:
             return super().forward(torch.cat((x, condition.dense()), dim=1))
         learns = torch.is_grad_enabled() and (self.weight.requires_grad or condition.concepts.prototypes.requires_grad)
@@ -95,6 +103,11 @@ class ConditionedConv2d(nn.Conv2d):
         self._kept = None
         return super().train(mode)
 
+    @property
+    def kept_grid(self) -> tuple[int, int] | None:
+        """Grid of the condition for which there is a table."""
+        return None if self._kept is None else self._kept.grid
+
     def _keep(self, condition: DiscreteCondition) -> KeptTable:
         """Return the kept table, made anew where one of its sources changed."""
         sources = [t for t in (self.weight, condition.codes, condition.concepts.prototypes) if t is not None]
@@ -111,9 +124,51 @@ class ConditionedConv2d(nn.Conv2d):
                 self._kept = KeptTable(table, kernel, [_version(t) for t in sources], condition.grid)
         return self._kept
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the table is fixed; see :func:`frozen_tables`."""
+        return "table" in self._buffers
+
+    def freeze_(self) -> None:
+        """Fix the table that is kept, where it has fewer numbers than the part of the kernel that it replaces."""
+        if self._kept is not None and self._kept.table.numel() < self.weight.numel() - self._kept.narrow.numel():
+            self.register_buffer("table", self._kept.table, persistent=False)
+            self.register_buffer("narrow", self._kept.narrow.contiguous(), persistent=False)
+
+    def unfreeze_(self) -> None:
+        """Undo :meth:`freeze_`."""
+        if self.is_frozen:
+            del self.table, self.narrow
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the table out of copies and pickles."""
         return {**self.__dict__, "_kept": None}
+
+
+@contextmanager
+def frozen_tables(module: nn.Module, examples: Sequence[Tensor]) -> Iterator[None]:
+    """Let a module that is about to be exported hold tables instead of kernels, where that is smaller.
+
+    Maps whose size follows that of the images have no fixed table, and are convolved plainly.
+
+    Args:
+        module: Module in eval mode.
+        examples: Inputs of the module, of every size that should be allowed for.
+    """
+    convolutions = [part for part in module.modules() if isinstance(part, ConditionedConv2d)]
+    grids = []
+    for example in examples:
+        with torch.no_grad():
+            module(example)
+        grids.append([conv.kept_grid for conv in convolutions])
+    for conv, *sizes in zip(convolutions, *grids, strict=True):
+        if len(set(sizes)) == 1:
+            conv.freeze_()
+    try:
+        yield
+    finally:
+        for conv in convolutions:
+            conv.unfreeze_()
 
 
 def saves_work(condition: DiscreteCondition, out_channels: int, learns: bool) -> bool:

@@ -8,10 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .condition import NUM_EDGES, NUM_TAPS, DiscreteCondition
-
-VALID_TAPS = ((1.0, 1.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.0, 1.0, 0.0))
-"""Which taps along an axis stay inside of the map, per kind of cell (inner, first, last, only)."""
+from .condition import NUM_TAPS, DiscreteCondition
 
 
 def build_table(weight: Tensor, condition: DiscreteCondition) -> Tensor:
@@ -28,14 +25,14 @@ def build_table(weight: Tensor, condition: DiscreteCondition) -> Tensor:
     dim, pattern_dim, position_dim = weight.shape[0], condition.pattern_dim, condition.position_dim
     parts = [] if condition.codes is None else [(_with_zero(condition.codes) @ taps[:pattern_dim]).view(-1, dim)]
     by_tap = condition.concepts.prototypes @ _prototype_taps(taps, condition, condition.anchored)
-    parts.append(torch.matmul(_valid_pairs(weight), by_tap.view(-1, NUM_TAPS, dim)).view(-1, dim))
+    parts.append(torch.matmul(_edge_pairs(condition, weight), by_tap.view(-1, NUM_TAPS, dim)).view(-1, dim))
     if position_dim:
         columns, rows = _position_taps(taps[:position_dim].view(position_dim, 3, 3, dim))
-        valid = weight.new_tensor(VALID_TAPS)
-        for encoding, kernel in ((condition.columns, columns), (condition.rows, rows)):
+        edges = condition.edge_taps
+        for encoding, kernel, inside in ((condition.columns, columns, edges[0]), (condition.rows, rows, edges[1])):
             size = encoding.shape[1]
             moved = (_windows(encoding) @ kernel).view(size, 3, dim).transpose(0, 1)
-            parts.append((valid @ moved.reshape(3, -1)).view(-1, dim))
+            parts.append((weight.new_tensor(inside) @ moved.reshape(3, -1)).view(-1, dim))
     return torch.cat(parts)
 
 
@@ -110,7 +107,7 @@ def _table_gradients(
     grad_taps = grad_cells.new_zeros(weight.shape[1], NUM_TAPS * dim)
     if condition.codes is not None:
         grad_taps[:pattern_dim] = _with_zero(condition.codes).T @ for_codes.view(-1, NUM_TAPS * dim)
-    by_tap = _valid_pairs(weight).T @ for_prototypes.view(-1, NUM_EDGES**2, dim)
+    by_tap = _edge_pairs(condition, weight).T @ for_prototypes.view(len(prototypes), -1, dim)
     by_tap = by_tap.view(len(prototypes), -1)  # (N, 9 · d)
     product = prototypes.T @ by_tap
     start = pattern_dim - prototypes.shape[1]
@@ -119,11 +116,11 @@ def _table_gradients(
     if condition.joined:
         grad_taps[pattern_dim:] = product
     if position_dim:
-        valid = weight.new_tensor(VALID_TAPS)
         kernels = []
-        for encoding, grad in zip((condition.columns, condition.rows), for_position, strict=True):
+        encodings = (condition.columns, condition.rows)
+        for encoding, grad, inside in zip(encodings, for_position, condition.edge_taps, strict=True):
             size = encoding.shape[1]
-            moved = (valid.T @ grad.view(NUM_EDGES, -1)).view(3, size, dim).transpose(0, 1)
+            moved = (weight.new_tensor(inside).T @ grad.view(len(inside), -1)).view(3, size, dim).transpose(0, 1)
             kernels.append((_windows(encoding).T @ moved.reshape(size, -1)).view(-1, 3, 3, dim))
         columns, rows = kernels
         grad_taps[:position_dim] += torch.cat((columns.transpose(1, 2), rows)).reshape(position_dim, -1)
@@ -162,10 +159,10 @@ def _with_zero(codes: Tensor) -> Tensor:
     return F.pad(codes, (0, 0, 0, 1))
 
 
-def _valid_pairs(like: Tensor) -> Tensor:
-    """Tell which taps of a 3×3 kernel stay inside, for each pair of kinds of row and column; shape ``(16, 9)``."""
-    valid = like.new_tensor(VALID_TAPS)
-    return (valid[:, None, :, None] * valid[None, :, None, :]).view(NUM_EDGES**2, NUM_TAPS)
+def _edge_pairs(condition: DiscreteCondition, like: Tensor) -> Tensor:
+    """Tell which taps stay inside, for each kind of row and kind of column; shape ``(9, 9)`` where there are three."""
+    rows, columns = (like.new_tensor(inside) for inside in condition.edge_taps)
+    return (rows[:, None, :, None] * columns[None, :, None, :]).view(-1, NUM_TAPS)
 
 
 def _autocasts(weight: Tensor) -> bool:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from anomalib_vqflow.discrete import Condition, ConditionedConv2d
 
-from .subnets import ChannelNorm
+from .subnets import ChannelNorm, conv3x3
 
 
 class ScaleShift(NamedTuple):
@@ -44,12 +44,12 @@ class FusionSubnet(nn.Module):
         self.conv1 = ConditionedConv2d(total, hidden_dim)
         self.norm = ChannelNorm(hidden_dim)
         self.relu = nn.ReLU()
-        self.conv2 = nn.Conv2d(hidden_dim, sum(channels), 3, padding=1)
+        self.conv2 = conv3x3(hidden_dim, sum(channels))
         self.scale_convs = nn.ModuleList(
-            nn.Conv2d(c_in, c_out, 3, padding=1) for c_in, c_out in zip(channels, out_channels, strict=True)
+            conv3x3(c_in, c_out) for c_in, c_out in zip(channels, out_channels, strict=True)
         )
         self.shift_convs = nn.ModuleList(
-            nn.Conv2d(c_in, c_out, 3, padding=1) for c_in, c_out in zip(channels, out_channels, strict=True)
+            conv3x3(c_in, c_out) for c_in, c_out in zip(channels, out_channels, strict=True)
         )
         for conv in (*self.scale_convs, *self.shift_convs):
             nn.init.zeros_(conv.weight)

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small convolutional nets that predict the scale and shift of a coupling."""
 
+import torch
 from torch import Tensor, nn
 
 from anomalib_vqflow.discrete import Condition, ConditionedConv2d
+
+
+def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """Make a 3×3 convolution whose kernel lies in memory as its maps do, channels last, so that no call reorders it."""
+    conv: nn.Conv2d = nn.Conv2d(in_channels, out_channels, 3, padding=1).to(memory_format=torch.channels_last)
+    return conv
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -50,7 +57,7 @@ class ConvSubnet(nn.Module):
         self.conv1 = ConditionedConv2d(in_channels, hidden_dim)
         self.norm = ChannelNorm(hidden_dim)
         self.relu = nn.ReLU()
-        self.conv2 = nn.Conv2d(hidden_dim, out_channels, 3, padding=1)
+        self.conv2 = conv3x3(hidden_dim, out_channels)
         for parameter in self.conv2.parameters():
             nn.init.zeros_(parameter)
 
