@@ -125,9 +125,12 @@ class FeaturePyramid(nn.Module):
         meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
         images = torch.empty(1, 3, *input_size, device="meta")
         try:
-            return torch.func.functional_call(self.body, meta, (images,))
+            maps = torch.func.functional_call(self.body, meta, (images,))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise ValueError(_size_refused(backbone, input_size, error)) from error
+        if not all(m.numel() for m in maps):  # torch 2.10 refuses images smaller than a kernel on real devices only
+            raise ValueError(_size_refused(backbone, input_size, ValueError("a map would have no cells.")))
+        return maps
 
 
 def _size_refused(backbone: str, input_size: tuple[int, int], error: Exception) -> str:

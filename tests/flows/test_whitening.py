@@ -95,7 +95,7 @@ def test_flow_counts_its_log_determinant():
     dims = ((3, 2, 2), (4, 1, 2))
     flow = MultiScaleFlow(dims, condition_dim=9, concept_dim=4, flow_steps=(1, 2), use_whitening=True)
     randomize_(flow)
-    flow = flow.double()
+    flow = flow.double().eval()  # in training, noise follows the whitening
     for whitening, (channels, *_) in zip(flow.whitenings, dims, strict=True):
         whitening.fit_(*moments(channels))
     details = [torch.randn(1, *shape, dtype=torch.float64) for shape in dims]
