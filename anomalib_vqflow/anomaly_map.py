@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .calibration import ConceptCalibration
+
 ScoreMap = Literal["likelihood", "multiplicative", "additive"]
 
 LOG_DET_WEIGHT = 0.25
@@ -32,7 +34,8 @@ class AnomalyMapGenerator(nn.Module):
       everywhere scores high, and scores of different images compare. The full likelihood would have the
       log-determinant with weight 1; with 0, a cell of a smooth background stands out as easily as one of the product.
       A quarter measured best for images, pixels and all products under one threshold (on generated products of a seed
-      that no reported number uses).
+      that no reported number uses). Once :class:`.ConceptCalibration` is fitted, t is put on the scale of the image's
+      concept, :math:`(t - m_k) / \tau_k`.
     - ``multiplicative``: :math:`1 - \exp(\sum_i \log p_i - \max)`, relative to the image's best pixel.
     - ``additive``: :math:`(\max - \sum_i \exp(\log p_i - \max_i)) / L`, each level relative to the image's best cell.
 
@@ -44,6 +47,7 @@ class AnomalyMapGenerator(nn.Module):
 
     Args:
         num_levels: Number of detail levels.
+        num_concepts: Number of concepts.
         score_map: Which map to use for pixels and images.
         top_k_ratio: Share of the pixels averaged for the image score, in (0, 1]; 0.03 in the paper's release.
 
@@ -52,12 +56,12 @@ class AnomalyMapGenerator(nn.Module):
 
     Example:
         >>> import torch
-        >>> generator = AnomalyMapGenerator(num_levels=2)
+        >>> generator = AnomalyMapGenerator(num_levels=2, num_concepts=3)
         >>> latents, log_dets = (
         ...     [torch.randn(2, 8, 8, 8), torch.randn(2, 8, 4, 4)],
         ...     [torch.zeros(2, 8, 8), torch.zeros(2, 4, 4)],
         ... )
-        >>> scores = generator(latents, log_dets, (64, 64))
+        >>> scores = generator(latents, log_dets, torch.tensor([0, 2]), (64, 64))
         >>> scores.anomaly_map.shape, scores.pred_score.shape
         (torch.Size([2, 1, 64, 64]), torch.Size([2]))
     """
@@ -66,7 +70,9 @@ class AnomalyMapGenerator(nn.Module):
     level_variance: Tensor  # (L,)
     num_observed: Tensor  # (), batches seen
 
-    def __init__(self, num_levels: int, score_map: ScoreMap = "likelihood", top_k_ratio: float = 0.03) -> None:
+    def __init__(
+        self, num_levels: int, num_concepts: int, score_map: ScoreMap = "likelihood", top_k_ratio: float = 0.03
+    ) -> None:
         super().__init__()
         if score_map not in get_args(ScoreMap):
             msg = f"score_map must be one of {get_args(ScoreMap)}, got {score_map!r}."
@@ -79,29 +85,30 @@ class AnomalyMapGenerator(nn.Module):
         self.register_buffer("level_mean", torch.zeros(num_levels))
         self.register_buffer("level_variance", torch.ones(num_levels))
         self.register_buffer("num_observed", torch.zeros(()))
+        self.calibration = ConceptCalibration(num_concepts)
 
     @property
     def needs_log_det(self) -> bool:
         """Whether the map depends on the log-determinants."""
         return self.score_map == "likelihood"
 
-    def forward(self, latents: Sequence[Tensor], cell_log_dets: Sequence[Tensor], size: tuple[int, int]) -> Scores:
+    def forward(
+        self, latents: Sequence[Tensor], cell_log_dets: Sequence[Tensor], concept: Tensor, size: tuple[int, int]
+    ) -> Scores:
         """Score a batch.
 
         Args:
             latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
             cell_log_dets: Log-determinants of the cells in nats, shape ``(B, h_i, w_i)`` per level; only the
                 likelihood map depends on them.
+            concept: Concept of each image, shape ``(B,)``; only the likelihood map depends on it.
             size: Height and width of the map, in pixels.
 
         Returns:
             Maps and image scores.
         """
         if self.needs_log_det:
-            levels = energies(latents, cell_log_dets)
-            scales = self.level_variance.clamp_min(1e-12).rsqrt()
-            standard = [(levels[i] - self.level_mean[i]) * scales[i] for i in range(len(levels))]
-            raw_map = _upsampled_sum(standard, size) / len(levels)
+            raw_map = self.calibration(self._standard_energy(latents, cell_log_dets, size), concept)
             anomaly_map, pred_score = to_unit(raw_map), to_unit(self._top_mean(raw_map))
         else:
             log_p = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # (B, 1, h_i, w_i)
@@ -109,6 +116,21 @@ class AnomalyMapGenerator(nn.Module):
             pred_score = self._top_mean(anomaly_map)
         # What has no likelihood, such as NaN pixels, must not pass for normal, as NaN would under any threshold.
         return Scores(anomaly_map.nan_to_num(nan=1.0), pred_score.nan_to_num(nan=1.0))
+
+    def uncalibrated_scores(
+        self, latents: Sequence[Tensor], cell_log_dets: Sequence[Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        """Average the top share of the likelihood map before calibration; what calibration is fitted to.
+
+        Args:
+            latents: See :meth:`forward`.
+            cell_log_dets: See :meth:`forward`.
+            size: See :meth:`forward`.
+
+        Returns:
+            Scores in standard deviations of a cell's energy, shape ``(B,)``.
+        """
+        return self._top_mean(self._standard_energy(latents, cell_log_dets, size))
 
     @torch.no_grad()
     def observe_(self, latents: Sequence[Tensor], cell_log_dets: Sequence[Tensor]) -> None:
@@ -126,6 +148,15 @@ class AnomalyMapGenerator(nn.Module):
         self.level_mean.lerp_(mean.nan_to_num(posinf=0.0, neginf=0.0), weight)
         self.level_variance.lerp_(variance.nan_to_num(posinf=0.0), weight)
         self.num_observed.add_(finite)
+
+    def _standard_energy(
+        self, latents: Sequence[Tensor], cell_log_dets: Sequence[Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        """Average the standardized levels; maps of shape ``(B, 1, H, W)``."""
+        levels = energies(latents, cell_log_dets)
+        scales = self.level_variance.clamp_min(1e-12).rsqrt()
+        standard = [(levels[i] - self.level_mean[i]) * scales[i] for i in range(len(levels))]
+        return _upsampled_sum(standard, size) / len(levels)
 
     def _top_mean(self, maps: Tensor) -> Tensor:
         """Average the top share of the pixels; shape ``(B,)``."""

@@ -151,10 +151,32 @@ def resize_extension() -> "ConversionExtension":
     return ConversionExtension("Resize", convert)
 
 
+def hide_output(path: Path, name: str) -> None:
+    """Turn an output of an ONNX model into an inner value of the same name.
+
+    Args:
+        path: Path of the model; its weights may be in other files.
+        name: Name of the output.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    for output in [output for output in model.graph.output if output.name == name]:
+        model.graph.output.remove(output)
+    onnx.save(model, path)
+
+
 class AntialiasExportMixin(ExportMixin, LightningModule):
-    """Export of a model with the resizing of its training, and quantization with images of any sizes."""
+    """Export of a model with the resizing of its training, and quantization with images of any sizes.
+
+    Exported models tell the concept of each image. In ONNX it is an output. anomalib's ``OpenVINOInferencer`` fails at
+    an output that it does not know, so in OpenVINO it is an inner tensor of that name, which ``model.add_outputs``
+    makes an output.
+    """
 
     input_size: tuple[int, int] | None
+    is_exported = False  # while torch.onnx traces the model
+    _hides_concept = False
 
     def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
         self,
@@ -177,7 +199,14 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             Path of the model.
         """
         kwargs.setdefault("opset_version", ONNX_OPSET)
-        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+        self.is_exported = True
+        try:
+            path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+        finally:
+            self.is_exported = False
+        if self._hides_concept:
+            hide_output(path, "concept")
+        return path
 
     def to_openvino(
         self,
@@ -210,16 +239,20 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             Path of the ``.xml`` file.
         """
         metric = metric or F1Score(fields=["pred_label", "gt_label"])
-        with calibration_size(datamodule, input_size or self.input_size):
-            return super().to_openvino(
-                export_root,
-                model_file_name,
-                input_size,
-                compression_type,
-                datamodule,
-                FreshMetric(metric),
-                task,
-                max_drop,
-                {"extension": resize_extension(), **(ov_kwargs or {})},
-                onnx_kwargs,
-            )
+        self._hides_concept = True
+        try:
+            with calibration_size(datamodule, input_size or self.input_size):
+                return super().to_openvino(
+                    export_root,
+                    model_file_name,
+                    input_size,
+                    compression_type,
+                    datamodule,
+                    FreshMetric(metric),
+                    task,
+                    max_drop,
+                    {"extension": resize_extension(), **(ov_kwargs or {})},
+                    onnx_kwargs,
+                )
+        finally:
+            self._hides_concept = False

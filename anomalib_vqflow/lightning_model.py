@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """VQ-Flow as an anomalib model: the paper's defaults, optimizer, schedule and logging."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
+import numpy as np
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
@@ -13,22 +14,24 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .anomaly_map import ScoreMap
-from .checkpoint import CheckpointMixin, first_names
+from .checkpoint import CheckpointMixin, first_names, kept_random_states
 from .evaluation import CategoryEvaluator
 from .export import AntialiasExportMixin, AntialiasPreProcessor
 from .features import Features
 from .loss import LossTerms, VQFlowLoss
 from .schedule import TrainingDefaultsMixin, WarmupSchedule
-from .torch_model import VQFlowModel
+from .torch_model import InferencerPrediction, Prediction, VQFlowModel
 
-NUM_WHITENING_IMAGES = 1024
-"""A thousand images fix a covariance of a few hundred channels well, and cost less than a pass."""
+NUM_FIT_IMAGES = 1024
+"""A thousand images are enough for a covariance of a few hundred channels and for calibration, and cost little."""
 
 
 class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, AnomalibModule):
@@ -64,6 +67,9 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         use_fusion: Whether the scales are coupled at the end.
         use_whitening: Whether the detail maps are decorrelated by a fixed linear map before the flows, fitted on the
             training images before the first step. Not published; it makes short trainings much better.
+        whitening_noise: Standard deviation of the noise on the whitened maps in training, without effect if there is no
+            whitening. It bounds how sharp the density gets where the images never vary, such as a white background,
+            and with it the harm that a lower precision does. Ours.
         commitment_weight: Weight of the codebooks' commitment in the loss.
         lr: Learning rate of Adam.
         warmup_ratio: Share of the training with a linearly rising learning rate; 10 of 60 passes as published.
@@ -110,6 +116,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
         use_whitening: bool = False,
+        whitening_noise: float = 0.05,
         commitment_weight: float = 1.0,
         lr: float = 1e-4,
         warmup_ratio: float = 1 / 6,
@@ -160,6 +167,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
             use_concept_gaussian=use_concept_gaussian,
             use_fusion=use_fusion,
             use_whitening=use_whitening,
+            whitening_noise=whitening_noise,
             score_map=score_map,
             top_k_ratio=top_k_ratio,
         )
@@ -190,6 +198,25 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         self._log_training(terms, sum(z[0].numel() for z in output.latents), images.shape[0])
         return {"loss": terms.total}
 
+    def forward(  # type: ignore[override]  # an InferenceBatch and more
+        self, batch: Tensor, *args: object, **kwargs: object
+    ) -> Prediction:
+        """Predict from images as they are read: pre-processing, model, post-processing.
+
+        Args:
+            batch: Images of shape ``(B, 3, H, W)`` in [0, 1].
+            args: Unused.
+            kwargs: Unused.
+
+        Returns:
+            The prediction, with the concept of every image.
+        """
+        del args, kwargs
+        prediction = self.model(self.pre_processor(batch) if self.pre_processor else batch)
+        if self.post_processor:
+            prediction = prediction._replace(**self.post_processor(prediction)._asdict())
+        return prediction if self.is_exported else InferencerPrediction(*prediction)
+
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Predict the scores of a batch.
 
@@ -199,7 +226,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
             kwargs: Unused.
 
         Returns:
-            The batch with ``pred_score`` and ``anomaly_map``.
+            The batch with ``pred_score``, ``anomaly_map`` and, as an attribute, ``concept``.
         """
         del args, kwargs
         return self._predict(batch)
@@ -218,7 +245,9 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         broken = _broken_images(batch)
         if broken:
             rank_zero_warn(f"Images with NaN or infinite pixels score as anomalous: {first_names(broken)}.")
-        return batch.update(**self.model(self._images(batch))._asdict())
+        prediction: Prediction = self.model(self._images(batch))
+        batch.concept = prediction.concept  # type: ignore[attr-defined]  # no field of anomalib's batches
+        return batch.update(pred_score=prediction.pred_score, anomaly_map=prediction.anomaly_map)
 
     def _images(self, batch: Batch) -> Tensor:
         return cast("Tensor", batch.image).to(self.dtype)  # anomalib's batches are float32, even in precision 64
@@ -289,22 +318,41 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         """Fit the whitening if there is one, after what :class:`CheckpointMixin` restores."""
         super().on_train_start()
         if self.model.needs_whitening:
-            self.model.fit_whitening_(self._first_features())
+            self.model.fit_whitening_(self._some_features())
 
-    def _first_features(self) -> Iterator[Features]:
-        """Yield what the backbone sees in up to 1,024 of the training images."""
-        num_left = NUM_WHITENING_IMAGES
-        for batch in cast("Iterable[Batch]", self.trainer.train_dataloader):
-            batch = self.transfer_batch_to_device(batch, self.device, 0)
-            features = self._known_features(batch)
-            if features is None:
-                if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
-                    batch.image = self.pre_processor.transform(batch.image)
-                features = self.model.features(self._images(batch))
-            yield Features([detail[:num_left] for detail in features.details], features.semantic[:num_left])
-            num_left -= len(features.semantic)
-            if num_left <= 0:
-                return
+    def on_validation_start(self) -> None:
+        """Calibrate the scores, on which validation then sets the threshold."""
+        super().on_validation_start()
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.model.fit_calibration_(self._some_features())
+
+    def on_train_epoch_end(self) -> None:
+        """Calibrate the scores where there is no validation, before the checkpoint is saved."""
+        super().on_train_epoch_end()
+        if not self.trainer.enable_validation:
+            self.model.eval()
+            self.model.fit_calibration_(self._some_features())
+            self.model.train()
+
+    def _some_features(self) -> Iterator[Features]:
+        """Yield what the backbone sees in up to 1,024 of the training images, evenly drawn."""
+        loader = cast("DataLoader", self.trainer.train_dataloader)
+        dataset = cast("Sized", loader.dataset)
+        chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), NUM_FIT_IMAGES)).round().astype(int).tolist()
+        with kept_random_states():  # augmentations and loaders draw from the generators; the training must not notice
+            for batch in DataLoader(
+                Subset(loader.dataset, chosen),
+                batch_size=loader.batch_size or 1,
+                num_workers=loader.num_workers,
+                collate_fn=loader.collate_fn,
+            ):
+                batch = self.transfer_batch_to_device(batch, self.device, 0)
+                features = self._known_features(batch)
+                if features is None:
+                    if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
+                        batch.image = self.pre_processor.transform(batch.image)
+                    features = self.model.features(self._images(batch))
+                yield features
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import torch
-from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
 from .anomaly_map import AnomalyMapGenerator, ScoreMap
@@ -25,10 +24,29 @@ class VQFlowOutput(NamedTuple):
     concept_indices: Tensor  # (B,)
 
 
+class Prediction(NamedTuple):
+    """An anomalib ``InferenceBatch`` that also tells the concepts."""
+
+    pred_score: Tensor  # (B,), in [0, 1], 0 = normal
+    pred_label: Tensor | None  # (B,), bool; set by the post-processor
+    anomaly_map: Tensor  # (B, 1, H, W), in [0, 1]
+    pred_mask: Tensor | None  # (B, 1, H, W), bool; set by the post-processor
+    concept: Tensor  # (B,), index of the prototype, int64
+
+
+class InferencerPrediction(Prediction):
+    """A prediction that anomalib's inferencers take: they unpack it into a batch that knows no concept."""
+
+    __slots__ = ()
+
+    def _asdict(self) -> dict[str, Tensor | None]:
+        return {name: value for name, value in super()._asdict().items() if name != "concept"}
+
+
 class VQFlowModel(nn.Module):
     """Normalizing flows conditioned on hierarchically quantized concepts and patterns.
 
-    In training it returns a :class:`VQFlowOutput`, in eval mode an anomalib ``InferenceBatch`` with scores in [0, 1].
+    In training it returns a :class:`VQFlowOutput`, in eval mode a :class:`Prediction` with scores in [0, 1].
 
     Source: VQ-Flow (Zhou et al., 2024), framework figure, https://arxiv.org/abs/2409.00942. Where figure and release
     differ (the condition [ĥ'; ŷ] and not ĥ' alone, the semantic context in the queries, a codebook for the semantic
@@ -53,6 +71,7 @@ class VQFlowModel(nn.Module):
         use_concept_gaussian: Whether the base distribution depends on the concept.
         use_fusion: Whether the scales are coupled at the end.
         use_whitening: Whether the detail maps are whitened before the flows; needs :meth:`fit_whitening_`. Ours.
+        whitening_noise: Noise on the whitened maps in training; see :class:`.MultiScaleFlow`.
         score_map: See :class:`.AnomalyMapGenerator`, like the next one.
         top_k_ratio: Share of the pixels averaged for the image score.
 
@@ -89,6 +108,7 @@ class VQFlowModel(nn.Module):
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
         use_whitening: bool = False,
+        whitening_noise: float = 0.05,
         score_map: ScoreMap = "likelihood",
         top_k_ratio: float = 0.03,
     ) -> None:
@@ -102,6 +122,7 @@ class VQFlowModel(nn.Module):
                 f"got {concept_dim} and {position_dim}."
             )
             raise ValueError(msg)
+        self.input_size = input_size
         self.features = FeaturePyramid(backbone, layers, pre_trained, input_size)
         detail_shapes, semantic_channels = self.features.detail_shapes, self.features.semantic_shape[0]
         self.concept = ConceptQuantizer(semantic_channels, concept_dim, num_concepts, novelty=concept_novelty)
@@ -125,10 +146,11 @@ class VQFlowModel(nn.Module):
             use_concept_gaussian=use_concept_gaussian,
             use_fusion=use_fusion,
             use_whitening=use_whitening,
+            whitening_noise=whitening_noise,
         )
-        self.anomaly_map_generator = AnomalyMapGenerator(len(detail_shapes), score_map, top_k_ratio)
+        self.anomaly_map_generator = AnomalyMapGenerator(len(detail_shapes), num_concepts, score_map, top_k_ratio)
 
-    def forward(self, images: Tensor, features: Features | None = None) -> VQFlowOutput | InferenceBatch:
+    def forward(self, images: Tensor, features: Features | None = None) -> VQFlowOutput | Prediction:
         """Compute latents and likelihood in training, scores otherwise.
 
         Args:
@@ -136,8 +158,7 @@ class VQFlowModel(nn.Module):
             features: What the backbone sees in them, if that is known already; else it is computed.
 
         Returns:
-            :class:`VQFlowOutput` in training; ``InferenceBatch`` with ``pred_score`` of shape ``(B,)`` and
-            ``anomaly_map`` of shape ``(B, 1, H, W)`` in eval mode.
+            :class:`VQFlowOutput` in training, :class:`Prediction` in eval mode.
 
         Raises:
             ValueError: If the images do not have three channels, or a training batch holds a single image.
@@ -162,8 +183,9 @@ class VQFlowModel(nn.Module):
         if self.training:
             self.anomaly_map_generator.observe_(latents, cell_log_dets)
             return VQFlowOutput(latents, log_det, concept_commitment + conditions.commitment, concept_indices)
-        anomaly_map, pred_score = self.anomaly_map_generator(latents, cell_log_dets, images.shape[-2:])
-        return InferenceBatch(pred_score=pred_score, anomaly_map=anomaly_map)
+        size = (images.shape[-2], images.shape[-1])
+        anomaly_map, pred_score = self.anomaly_map_generator(latents, cell_log_dets, concept_indices, size)
+        return Prediction(pred_score, None, anomaly_map, None, concept_indices)
 
     @property
     def needs_whitening(self) -> bool:
@@ -186,6 +208,31 @@ class VQFlowModel(nn.Module):
                 level.add_(detail.permute(0, 2, 3, 1).flatten(0, 2))
         for whitening, level in zip(self.flow.whitenings, moments, strict=True):
             cast("Whitening", whitening).fit_(*level.mean_and_covariance())
+
+    @torch.no_grad()
+    def fit_calibration_(self, batches: Iterable[Features]) -> None:
+        """Fit the calibration of the scores to normal images; to be done after training, in eval mode.
+
+        The relative maps (``multiplicative``, ``additive``) have none.
+
+        Args:
+            batches: What the backbone sees in the images.
+
+        Raises:
+            ValueError: If there are no images.
+        """
+        if not self.anomaly_map_generator.needs_log_det:
+            return
+        scores, concepts = [], []
+        for details, semantic in batches:
+            prototype, concept_indices, _ = self.concept(semantic)
+            conditions = self.conditions(details, semantic, prototype)
+            latents, _, cell_log_dets = self.flow(details, conditions.details, conditions.semantic, prototype)
+            scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, cell_log_dets, self.input_size))
+            concepts.append(concept_indices)
+        self.anomaly_map_generator.calibration.fit_(
+            torch.cat(scores) if scores else torch.empty(0), torch.cat(concepts) if concepts else torch.empty(0)
+        )
 
     @property
     def pattern_codebooks(self) -> list[Codebook]:

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from anomalib_vqflow.anomaly_map import LOG_DET_WEIGHT, AnomalyMapGenerator, energies, to_unit
 
 SIZE = (24, 16)
+CONCEPT = torch.tensor([0, 2, 0])
 RELATIVE = ("multiplicative", "additive")
 
 
@@ -20,7 +21,7 @@ def latents_and_log_dets(batch=3, seed=0):
 
 
 def fitted(**options):
-    generator = AnomalyMapGenerator(2, **options)
+    generator = AnomalyMapGenerator(2, 3, **options)
     for seed in range(1, 30):
         generator.observe_(*latents_and_log_dets(8, seed))
     return generator
@@ -77,7 +78,7 @@ def test_likelihood_map_is_the_mean_of_standardized_levels():
     ]
     raw = sum(F.interpolate(level, SIZE, mode="bilinear", align_corners=True) for level in standard) / 2
 
-    scores = generator(latents, log_dets, SIZE)
+    scores = generator(latents, log_dets, CONCEPT, SIZE)
     assert_close(scores.anomaly_map, to_unit(raw))
     top = raw.flatten(1).topk(int(0.03 * SIZE[0] * SIZE[1]), dim=1).values.mean(dim=1)
     assert_close(scores.pred_score, to_unit(top))
@@ -89,22 +90,26 @@ def test_the_absolute_map_does_not_depend_on_the_other_images_or_pixels():
     everywhere, here = [5 * z for z in latents], [z.clone() for z in latents]
     here[0][:, :, 2, 2] *= 5
 
-    normal = generator(latents, log_dets, SIZE).pred_score
-    assert (generator(here, log_dets, SIZE).pred_score > normal).all()
-    assert (generator(everywhere, log_dets, SIZE).pred_score > generator(here, log_dets, SIZE).pred_score).all()
-    alone = generator([z[:1] for z in everywhere], [level[:1] for level in log_dets], SIZE)
-    assert_close(alone.pred_score, generator(everywhere, log_dets, SIZE).pred_score[:1])
+    normal = generator(latents, log_dets, CONCEPT, SIZE).pred_score
+    assert (generator(here, log_dets, CONCEPT, SIZE).pred_score > normal).all()
+    assert (
+        generator(everywhere, log_dets, CONCEPT, SIZE).pred_score > generator(here, log_dets, CONCEPT, SIZE).pred_score
+    ).all()
+    alone = generator([z[:1] for z in everywhere], [level[:1] for level in log_dets], CONCEPT[:1], SIZE)
+    assert_close(alone.pred_score, generator(everywhere, log_dets, CONCEPT, SIZE).pred_score[:1])
 
 
 @pytest.mark.parametrize("score_map", RELATIVE)
 def test_relative_maps_are_blind_to_what_is_wrong_everywhere(score_map):
     """The published maps are relative to the image's best pixel: a constant added to log p changes nothing."""
-    generator, (latents, log_dets) = AnomalyMapGenerator(2, score_map=score_map), latents_and_log_dets()
+    generator, (latents, log_dets) = AnomalyMapGenerator(2, 3, score_map=score_map), latents_and_log_dets()
     # One more channel with the same value in all cells adds a constant to every cell's sum of squares.
     louder = [torch.cat((z, torch.full_like(z[:, :1], value)), dim=1) for z, value in zip(latents, (3, 3), strict=True)]
     quieter = [torch.cat((z, torch.zeros_like(z[:, :1])), dim=1) for z in latents]
 
-    assert_close(generator(louder, log_dets, SIZE).anomaly_map, generator(quieter, log_dets, SIZE).anomaly_map)
+    assert_close(
+        generator(louder, log_dets, CONCEPT, SIZE).anomaly_map, generator(quieter, log_dets, CONCEPT, SIZE).anomaly_map
+    )
     assert not generator.needs_log_det
 
 
@@ -112,8 +117,8 @@ def test_relative_maps_are_blind_to_what_is_wrong_everywhere(score_map):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e3, 1e8])
 def test_scores_lie_in_the_unit_interval(score_map, scale):
     """Outside it, torchmetrics would apply a sigmoid per batch."""
-    generator, (latents, log_dets) = AnomalyMapGenerator(2, score_map=score_map), latents_and_log_dets()
-    scores = generator([scale * z for z in latents], log_dets, SIZE)
+    generator, (latents, log_dets) = AnomalyMapGenerator(2, 3, score_map=score_map), latents_and_log_dets()
+    scores = generator([scale * z for z in latents], log_dets, CONCEPT, SIZE)
 
     for values in scores:
         assert values.isfinite().all()
@@ -134,9 +139,9 @@ def test_unit_scores_keep_order_far_out():
 @pytest.mark.parametrize("score_map", ["likelihood", *RELATIVE])
 def test_nan_is_anomalous(score_map):
     """A pixel without likelihood must not pass for normal under any threshold."""
-    generator, (latents, log_dets) = AnomalyMapGenerator(2, score_map=score_map), latents_and_log_dets()
+    generator, (latents, log_dets) = AnomalyMapGenerator(2, 3, score_map=score_map), latents_and_log_dets()
     latents[0][1] = torch.nan
-    scores = generator(latents, log_dets, SIZE)
+    scores = generator(latents, log_dets, CONCEPT, SIZE)
 
     assert scores.pred_score[1] == 1
     assert (scores.anomaly_map[1] == 1).all()
@@ -147,4 +152,4 @@ def test_nan_is_anomalous(score_map):
 def test_wrong_arguments_are_refused(name, value):
     """The message says what was expected and what came."""
     with pytest.raises(ValueError, match=f"{name} must .* got {value!r}"):
-        AnomalyMapGenerator(2, **{name: value})
+        AnomalyMapGenerator(2, 3, **{name: value})

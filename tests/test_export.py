@@ -102,7 +102,9 @@ def predictor(exported):
 
         def predict(images):
             values = session.run(None, {"input": images.numpy()})
-            return ImageBatch(image=images, **dict(zip(names, map(torch.from_numpy, values), strict=True)))
+            outputs = dict(zip(names, map(torch.from_numpy, values), strict=True))
+            outputs.pop("concept")
+            return ImageBatch(image=images, **outputs)
 
         return predict
 
@@ -230,6 +232,21 @@ def test_outputs(exported):
     outputs = openvino.Core().read_model(exported("openvino")).outputs
     assert {output.any_name for output in outputs} == {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
     assert all(output.partial_shape[0].is_dynamic for output in outputs)
+
+
+def test_concepts_can_be_read(model, exported):
+    """Each format tells the concept of each image: ONNX and torch at once, OpenVINO on demand."""
+    images = some_images(4, (100, 150))
+    with torch.no_grad():
+        expected = model(images).concept
+    assert len(expected.unique()) > 1
+
+    session = onnxruntime.InferenceSession(exported("onnx"))
+    np.testing.assert_array_equal(session.run(["concept"], {"input": images.numpy()})[0], expected)
+    assert torch.equal(TorchInferencer(exported("torch"), device="cpu").model(images).concept, expected)
+    inferred = openvino.Core().read_model(exported("openvino"))
+    inferred.add_outputs("concept")
+    np.testing.assert_array_equal(openvino.compile_model(inferred, "CPU", FP32)(images.numpy())["concept"], expected)
 
 
 def test_operator_set(monkeypatch, tmp_path):

@@ -122,7 +122,9 @@ def test_whole_flow_adds_the_missing_log_determinant(reference):
 @pytest.mark.parametrize(("score_map", "name", "levels"), [("multiplicative", "mul", 1), ("additive", "add", 3)])
 def test_maps(reference, score_map, name, levels):
     latents = [reference.outputs[f"z{level}"] for level in LEVELS]
-    anomaly_map, pred_score = AnomalyMapGenerator(3, score_map)(latents, [], (96, 96))
+    anomaly_map, pred_score = AnomalyMapGenerator(3, 1, score_map)(
+        latents, [], torch.zeros(len(latents[0]), dtype=torch.long), (96, 96)
+    )
     # Ours divides the additive map by the number of levels, to stay in [0, 1].
     reference.check(levels * anomaly_map[:, 0], f"anomaly_score_map_{name}")
     if score_map == "multiplicative":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from anomalib import LearningType
 from anomalib.cli import AnomalibCLI
 from anomalib.data import ImageBatch, ImageItem
+from anomalib.data.utils import read_image
 from anomalib.engine import Engine
 from anomalib.models import Padim, get_model
 from anomalib.post_processing import PostProcessor
@@ -22,11 +24,14 @@ from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, Trainer, seed_everything
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import ColorJitter, Compose, RandomHorizontalFlip
 
 from anomalib_vqflow import CategoryEvaluator, VQFlow
+from anomalib_vqflow.calibration import ConceptCalibration
 from anomalib_vqflow.schedule import DEFAULT_EPOCHS, WarmupSchedule
+from anomalib_vqflow.torch_model import VQFlowModel
 
 from .tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model, tiny_root
 
@@ -129,6 +134,11 @@ def test_every_verb_of_the_engine_runs(root, trained, tmp_path):
         assert ((batch.anomaly_map >= 0) & (batch.anomaly_map <= 1)).all()
         assert ((batch.pred_score >= 0) & (batch.pred_score <= 1)).all()
         assert batch.pred_label.dtype == torch.bool
+        model.eval()
+        images = torch.stack(
+            [model.pre_processor.transform(read_image(path, as_tensor=True)) for path in batch.image_path]
+        )
+        assert torch.equal(batch.concept, model.model.concept(model.model.features(images).semantic).indices)
 
 
 PREDICT = """
@@ -642,6 +652,47 @@ def test_a_resumed_training_keeps_its_whitening(tmp_path):
 
     for ours, theirs in zip(again.model.flow.whitenings, model.model.flow.whitenings, strict=True):
         assert torch.equal(ours.weight, theirs.weight)
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_the_scores_are_calibrated_on_the_training_images(root, tmp_path, validates):
+    """Also without validation, the checkpoint holds location and scale of the final model's scores of these images."""
+    model, engine = tiny_model(evaluator=False), tiny_engine(tmp_path, max_epochs=2, limit_val_batches=int(validates))
+    data = tiny_data(root, train_batch_size=8)
+    engine.fit(model, datamodule=data)
+    calibration = VQFlow.load_from_checkpoint(engine.best_model_path).model.anomaly_map_generator.calibration
+    assert calibration.fitted
+
+    images = torch.stack([model.pre_processor.transform(item.image) for item in data.train_data])
+    expected = deepcopy(model.model).eval()
+    expected.anomaly_map_generator.calibration = ConceptCalibration(calibration.location.numel())
+    expected.fit_calibration_([expected.features(images)])
+    assert_close(calibration.state_dict(), expected.anomaly_map_generator.calibration.state_dict())
+    assert not torch.equal(calibration.location, torch.zeros_like(calibration.location))
+
+
+def test_calibration_does_not_touch_the_training(root, tmp_path, monkeypatch):
+    """It draws no random numbers and changes no weight: without it, a training ends at the same weights."""
+    weights = []
+    for fits in (True, False):
+        if not fits:
+            monkeypatch.setattr(VQFlow, "_some_features", lambda _: iter(()))
+            monkeypatch.setattr(VQFlowModel, "fit_calibration_", lambda *_: None)
+        seed_everything(0)
+        model = tiny_model(evaluator=False)
+        augmented = tiny_data(root, train_augmentations=RandomHorizontalFlip())
+        tiny_engine(tmp_path, max_epochs=2).fit(model, datamodule=augmented)
+        weights.append(dict(model.model.named_parameters()))
+
+    assert_close(weights[0], weights[1], rtol=0, atol=0)
+
+
+def test_relative_maps_are_not_calibrated(root, tmp_path):
+    """The published maps are relative to an image's best pixel, so that shifting them would mean nothing."""
+    model = tiny_model(score_map="multiplicative", evaluator=False)
+    tiny_engine(tmp_path).fit(model, datamodule=tiny_data(root))
+
+    assert not model.model.anomaly_map_generator.calibration.fitted
 
 
 def test_the_frozen_backbone_is_not_optimized(tmp_path):

@@ -47,7 +47,8 @@ def test_training_and_evaluation_give_their_own_outputs():
     prediction = model(images(3))
     output = model.train()(images(3))
 
-    assert isinstance(prediction, InferenceBatch)
+    assert set(InferenceBatch._fields) | {"concept"} == set(prediction._fields)
+    assert prediction.concept.shape == (3,)
     assert prediction.pred_score.shape == (3,)
     assert prediction.anomaly_map.shape == (3, 1, 64, 64)
     assert ((prediction.anomaly_map >= 0) & (prediction.anomaly_map <= 1)).all()
@@ -261,7 +262,9 @@ def test_the_fusion_can_be_left_out():
         whole = model.flow(details, conditions.details, conditions.semantic, prototype).latents[0]
         changed = [details[0], *(h.flip(0) for h in details[1:])]
         other_level = model.flow(changed, conditions.details, conditions.semantic, prototype).latents[0]
-        other_semantic = model.flow(details, conditions.details, conditions.semantic.dense().flip(0), prototype).latents[0]
+        other_semantic = model.flow(
+            details, conditions.details, conditions.semantic.dense().flip(0), prototype
+        ).latents[0]
 
         assert torch.equal(whole, other_level) == (not use_fusion)
         assert torch.equal(whole, other_semantic) == (not use_fusion)
