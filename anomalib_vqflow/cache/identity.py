@@ -33,7 +33,8 @@ def describe(model: VQFlow, precision: str) -> dict[str, object]:
     """
     processor = model.pre_processor
     return {
-        **{name: model.hparams[name] for name in ("backbone", "layers", "input_size")},
+        "backbone": model.hparams["backbone"],
+        "layers": model.hparams["layers"],
         "weights": _hash_weights(model.model.features),
         "pre_processor": _plain(processor.transform) if isinstance(processor, PreProcessor) else None,
         "precision": precision,

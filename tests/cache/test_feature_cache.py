@@ -194,7 +194,7 @@ def test_a_replaced_file_is_computed_again(tmp_path):
         ({"input_size": (64, 96)}, {}),
         ({"layers": [0, 2, 3], "flow_steps": (1, 1)}, {}),
         ({"pre_processor": PreProcessor(Compose([Resize((64, 64)), Normalize([0.5] * 3, [0.2] * 3)]))}, {}),
-        ({}, {"precision": "64-true"}),
+        ({}, {"precision": "bf16-mixed"}),
         ({"dtype": "bfloat16"}, {}),
     ],
     ids=["weights", "input_size", "layers", "pre_processor", "precision", "dtype"],
