@@ -63,7 +63,7 @@ def draw_scores(collected: Collected) -> Picture:
         for axis, images in zip(column_axes, groups.values(), strict=True):
             _draw_histogram(axis, images, column, edges)
         column_axes[-1].set_xlabel("score", fontsize=9, color=INK)
-        column_axes[0].text(0, 1.45, column.title, fontsize=10, color=INK, transform=column_axes[0].transAxes)
+        column_axes[0].text(0, 1.6, column.title, fontsize=10, color=INK, transform=column_axes[0].transAxes)
     for axis, (name, images) in zip(axes[:, 0], groups.items(), strict=True):
         axis.set_title(label(name), fontsize=9, loc="left", color=INK, weight="bold")
         num_anomalous = int(images["anomalous"].sum())
