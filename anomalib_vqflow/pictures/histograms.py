@@ -16,7 +16,8 @@ from anomalib_vqflow.evaluation.curves import count_scores, detection_metrics
 from .collect import Collected
 from .figures import ANOMALOUS, INK, NORMAL, Picture, label, new_figure, to_picture
 
-WIDTH, PANEL_HEIGHT, TOP, BOTTOM = 7.2, 0.95, 1.0, 0.45  # inches
+WIDTH, PANEL_HEIGHT, TOP, BOTTOM = 7.2, 0.95, 1.05, 0.45  # inches
+HEADING = 0.68  # inches from the top
 NUM_BINS = 40
 ALPHA = 0.65
 TOGETHER = "all images"
@@ -63,7 +64,7 @@ def draw_scores(collected: Collected) -> Picture:
         for axis, images in zip(column_axes, groups.values(), strict=True):
             _draw_histogram(axis, images, column, edges)
         column_axes[-1].set_xlabel("score", fontsize=9, color=INK)
-        column_axes[0].text(0, 1.6, column.title, fontsize=10, color=INK, transform=column_axes[0].transAxes)
+        figure.text(column_axes[0].get_position().x0, 1 - HEADING / height, column.title, fontsize=10, color=INK)
     for axis, (name, images) in zip(axes[:, 0], groups.items(), strict=True):
         axis.set_title(label(name), fontsize=9, loc="left", color=INK, weight="bold")
         num_anomalous = int(images["anomalous"].sum())
