@@ -26,18 +26,17 @@ def concept_cards(train: pd.DataFrame, categories: list[str]) -> list[Card]:
 
 
 def _card(concept: int, images: pd.DataFrame, total: int, categories_known: bool) -> Card:
-    text = f"{plural(len(images), 'image')} ({100 * len(images) / total:.1f} %)"
-    if categories_known:
-        text += f", {_purity(images)}"
+    title = f"Concept {concept}: {plural(len(images), 'image')} ({100 * len(images) / total:.1f} %)"
     typical = images.sort_values(["distance", "path"]).head(NUM_TYPICAL)
-    return Card(f"Concept {concept}", text, [read_thumbnail(path) for path in typical["path"]])
+    thumbnails = [read_thumbnail(path) for path in typical["path"]]
+    return Card(title, _purity(images) if categories_known else "", thumbnails)
 
 
 def _purity(images: pd.DataFrame) -> str:
     """Name the categories of a concept, the most frequent first, equal ones by name, and the share of the first."""
     shares = images["category"].value_counts(normalize=True).sort_index().sort_values(ascending=False, kind="stable")
     leading, *others = shares.index
-    text = f"purity {shares.iloc[0]:.3f}: {leading}"
+    text = f"Purity {shares.iloc[0]:.3f}: {leading}"
     if others:
         text += f", also {', '.join(others[: NUM_NAMED - 1])}"
     more = len(others) - (NUM_NAMED - 1)

@@ -97,11 +97,9 @@ def _render_picture(picture: Picture) -> str:
 
 
 def _render_card(card: Card) -> str:
+    text = f"<p>{escape(card.text)}</p>" if card.text else ""
     figures = "".join(_render_thumbnail(thumbnail, card.title) for thumbnail in card.thumbnails)
-    return (
-        f'<article class="card"><h3>{escape(card.title)}</h3><p>{escape(card.text)}</p>'
-        f'<div class="row">{figures}</div></article>\n'
-    )
+    return f'<article class="card"><h3>{escape(card.title)}</h3>{text}<div class="row">{figures}</div></article>\n'
 
 
 def _render_thumbnail(thumbnail: Thumbnail, title: str) -> str:

@@ -98,7 +98,7 @@ def remarks(collected: Collected) -> list[str]:
 
 def _concepts(collected: Collected) -> Section:
     cards = concept_cards(collected.train, collected.categories)
-    picture = draw_cards(cards, 1, "concepts", "Concepts in use, each with its most typical training images")
+    picture = draw_cards(cards, 2, "concepts", "Concepts in use, each with its most typical training images")
     text = (
         "Each concept with the training images nearest to its prototype, and its share of the training images. The "
         "model found the concepts without being told what an image shows."

@@ -38,15 +38,15 @@ def test_typical_images_are_the_nearest(train):
 def test_concepts_say_share_and_purity(train):
     """The most frequent concept comes first; share, purity and leading category are those of its images."""
     cards = concept_cards(train, ["bolt", "nut"])
-    assert [card.title for card in cards] == ["Concept 7", "Concept 2"]
-    assert cards[0].text == "10 images (83.3 %), purity 0.900: nut, also bolt"
-    assert cards[1].text == "2 images (16.7 %), purity 1.000: bolt"
+    assert [card.title for card in cards] == ["Concept 7: 10 images (83.3 %)", "Concept 2: 2 images (16.7 %)"]
+    assert [card.text for card in cards] == ["Purity 0.900: nut, also bolt", "Purity 1.000: bolt"]
 
 
 def test_concepts_without_categories(train):
     """Where categories are unknown, nothing is said of purity."""
     card = concept_cards(train.assign(category=""), [])[0]
-    assert card.text == "10 images (83.3 %)"
+    assert card.title == "Concept 7: 10 images (83.3 %)"
+    assert not card.text
 
 
 def test_thumbnails_keep_their_shape(train):
