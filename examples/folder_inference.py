@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score a folder of images with an exported model, as fast as the CPU can, and write a CSV file.
+
+    python examples/folder_inference.py results/VQFlow/products/v0/weights/openvino/model.xml images --heat-maps maps
+
+It needs OpenVINO, NumPy and Pillow only, neither torch nor anomalib. Threads read and decode images while others are
+computed, one image per request, as many requests at once as OpenVINO finds best (its throughput hint). Images of any
+sizes may be mixed; grayscale is spread over the colors, and transparency is ignored. A file that cannot be read is
+named and left out.
+
+The model is compiled for one image at a time. An exported model takes any number, but then OpenVINO knows no sizes
+inside of it, and much of its time goes into finding them out.
+"""
+
+import argparse
+import csv
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import openvino
+from openvino.preprocess import PrePostProcessor
+from PIL import Image, ImageOps
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
+DEEP_MODES = ("I", "F")  # 16 and 32 bits; Pillow would cut them off at 255
+CONCEPT = "concept"  # in the model a tensor, not always an output
+
+
+class Prediction(NamedTuple):
+    """What the model says of an image."""
+
+    score: float  # in [0, 1], anomalous from 0.5
+    label: str  # "anomalous" or "normal"
+    concept: int | None  # which of its concepts the model took the image for; None if the model doesn't tell
+
+
+class Results(NamedTuple):
+    """What came of a folder."""
+
+    predictions: dict[Path, Prediction]
+    failures: dict[Path, str]  # reasons
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Score the images and write the files.
+
+    Args:
+        arguments: Command line; None for that of the process.
+
+    Returns:
+        0, or 1 if not a single image could be read.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="model.xml or model.onnx")
+    parser.add_argument("images", type=Path, help="folder of images, searched with its subfolders")
+    parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="file to write")
+    parser.add_argument("--heat-maps", type=Path, metavar="FOLDER", help="where to write a picture of each image's map")
+    parser.add_argument("--device", default="CPU", help="device of OpenVINO")
+    parser.add_argument(
+        "--precision", default="f32", help="f32 for the scores of the training; bf16 or f16 may be faster, and differ"
+    )
+    parser.add_argument("--readers", type=int, default=os.cpu_count() or 1, help="threads that read images")
+    parser.add_argument("--threads", type=int, default=0, help="threads that compute; 0 for OpenVINO's choice")
+    options = parser.parse_args(arguments)
+    paths = find_images(options.images)
+    if not paths:
+        parser.error(f"There are no images in {options.images}.")
+
+    compiled = compile_model(options.model, options.device, options.precision, options.threads)
+    start = time.perf_counter()
+    predictions, failures = score(compiled, paths, options.readers, options.images, options.heat_maps)
+    seconds = time.perf_counter() - start
+    for path, reason in failures.items():
+        print(f"Left out {path}: {reason}", file=sys.stderr)
+    write_csv(options.output, predictions)
+    found = sum(prediction.label == "anomalous" for prediction in predictions.values())
+    rate = f"{len(predictions) / seconds:.1f} images per second, reading included"
+    print(
+        f"{len(predictions)} images, {found} anomalous, {len(failures)} left out, {rate}. Written to {options.output}."
+    )
+    return 0 if predictions else 1
+
+
+def find_images(folder: Path) -> list[Path]:
+    """List the images in a folder and its subfolders, in order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def compile_model(
+    path: Path, device: str = "CPU", precision: str = "f32", num_threads: int = 0
+) -> openvino.CompiledModel:
+    """Compile an exported model for single images of 8 bits, which it scales itself.
+
+    Args:
+        path: Model.
+        device: Device of OpenVINO.
+        precision: Type that it computes in. OpenVINO's choice would be bfloat16 on CPUs that can, which ruins scores.
+        num_threads: Threads that compute; 0 for OpenVINO's choice.
+
+    Returns:
+        A model that takes RGB of shape ``(1, H, W, 3)``.
+    """
+    core = openvino.Core()
+    model = core.read_model(path)
+    names = {name for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()}
+    if CONCEPT in names and all(CONCEPT not in output.get_names() for output in model.outputs):
+        model.add_outputs(CONCEPT)
+    shape = model.input(0).get_partial_shape()
+    shape[0] = 1
+    model.reshape({model.input(0): shape})
+    steps = PrePostProcessor(model)
+    steps.input(0).tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    steps.input(0).model().set_layout(openvino.Layout("NCHW"))
+    steps.input(0).preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
+    settings: dict[str, object] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
+    if num_threads:
+        settings["INFERENCE_NUM_THREADS"] = num_threads
+    return core.compile_model(steps.build(), device, settings)
+
+
+def score(
+    compiled: openvino.CompiledModel,
+    paths: Sequence[Path],
+    num_readers: int = 2,
+    root: Path | None = None,
+    heat_maps: Path | None = None,
+) -> Results:
+    """Score images, many at once.
+
+    Args:
+        compiled: What :func:`compile_model` gives.
+        paths: Images.
+        num_readers: Threads that read images and write heat maps.
+        root: Folder that the images are in; heat maps keep the folders below it.
+        heat_maps: Folder to write heat maps to, if they are wanted.
+
+    Returns:
+        Predictions and failures, both by path in the order of ``paths``.
+    """
+    # No callback: where the last reference to one dies in a thread of OpenVINO's (2026.4), closing the model can hang.
+    queue = openvino.AsyncInferQueue(compiled)
+    tells_concept = any(CONCEPT in output.get_names() for output in compiled.outputs)
+    found: dict[Path, Prediction] = {}
+    failures: dict[Path, str] = {}
+    pictures: list[Future[None]] = []
+    running: set[int] = set()
+
+    def collect(index: int) -> None:
+        running.remove(index)
+        request, (path, pixels) = queue[index], queue.userdata[index]
+        anomaly, label = (request.get_tensor(name).data.item() for name in ("pred_score", "pred_label"))
+        concept = int(request.get_tensor(CONCEPT).data.item()) if tells_concept else None
+        found[path] = Prediction(anomaly, "anomalous" if label else "normal", concept)
+        if heat_maps is not None:
+            target = heat_maps / (path.relative_to(root) if root else Path(path.name))
+            anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()  # the request is used again
+            pictures.append(pool.submit(write_heat_map, target.with_name(f"{target.name}.png"), pixels, anomaly_map))
+
+    size = compiled.input(0).get_partial_shape()[1:3]
+    fixed_size = None if size.is_dynamic else (size[0].get_length(), size[1].get_length())
+    with ThreadPoolExecutor(num_readers) as pool:
+        for path, reading in _ahead(pool, paths, fixed_size, num_readers + len(queue)):
+            try:
+                pixels = reading.result()
+            except UNREADABLE as error:
+                failures[path] = str(error) or type(error).__name__
+                continue
+            index = queue.get_idle_request_id()  # waits for one; it is the one that is started next
+            if index in running:
+                collect(index)
+            running.add(index)
+            queue.start_async({0: pixels[None]}, (path, pixels))
+        queue.wait_all()
+        for index in sorted(running):
+            collect(index)
+        for picture in pictures:
+            picture.result()  # raises what writing raised
+    return Results({path: found[path] for path in paths if path in found}, failures)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, paths: Sequence[Path], fixed_size: tuple[int, int] | None, num_ahead: int
+) -> Iterator[tuple[Path, "Future[np.ndarray]"]]:
+    """Let images be read, but no more than some before they are asked for, so that they fit into memory."""
+    waiting: deque[tuple[Path, Future[np.ndarray]]] = deque()
+    for path in paths:
+        waiting.append((path, pool.submit(read, path, fixed_size)))
+        if len(waiting) > num_ahead:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def read(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read an image.
+
+    Args:
+        path: Image.
+        size: Height and width to resize to, for a model that takes no others; None leaves that to the model.
+
+    Returns:
+        RGB of 8 bits, of shape ``(H, W, 3)``.
+
+    Raises:
+        ValueError: If the image has more than 8 bits per color, which would be cut off.
+    """
+    with Image.open(path) as image:
+        if image.mode.startswith(DEEP_MODES):
+            msg = f"it has more than 8 bits per pixel (mode {image.mode}); convert it as the training images were"
+            raise ValueError(msg)
+        picture = image.convert("RGB")
+    if size is not None and picture.size != size[::-1]:
+        picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(picture)
+
+
+def write_heat_map(path: Path, pixels: np.ndarray, anomaly_map: np.ndarray) -> None:
+    """Write the map over its image: blue is normal, yellow the threshold, red anomalous.
+
+    Args:
+        path: File to write.
+        pixels: RGB of shape ``(H, W, 3)``.
+        anomaly_map: Map of shape ``(h, w)``, in [0, 1].
+    """
+    image = Image.fromarray(pixels)
+    gray = Image.fromarray((255 * anomaly_map).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
+    colors = ImageOps.colorize(gray, black="blue", mid="yellow", white="red")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.blend(image, colors, alpha=0.4).save(path)
+
+
+def write_csv(path: Path, predictions: dict[Path, Prediction]) -> None:
+    """Write a line per image, with the concept if the model tells it."""
+    tells_concept = any(prediction.concept is not None for prediction in predictions.values())
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "score", "label", *([CONCEPT] if tells_concept else [])])
+        for image, (anomaly, label, concept) in predictions.items():
+            writer.writerow([image, f"{anomaly:.6f}", label, *([concept] if tells_concept else [])])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
