@@ -240,6 +240,28 @@ def test_state_keys_do_not_depend_on_the_process():
     )
 
 
+def test_whitened_maps_get_noise_in_training_only():
+    """A flow that starts at the identity shows the noise itself: of the deviation asked for, new in every step."""
+    options = {"use_whitening": True, "use_concept_gaussian": False, "use_fusion": False}
+    dims = DIMS["pyramid"]
+    flow = make_flow(dims, randomize=False, whitening_noise=0.3, **options)
+    given = inputs(dims, batch=64)
+
+    quiet = flow.eval()(*given).latents
+    for z, again in zip(quiet, flow(*given).latents, strict=True):
+        assert torch.equal(z, again)
+    first, second = (flow.train()(*given).latents for _ in range(2))
+    for z, one, other in zip(quiet, first, second, strict=True):
+        assert_close((one - z).std(), torch.tensor(0.3), rtol=0.1, atol=0)
+        assert_close((one - other).std(), torch.tensor(0.3 * 2**0.5), rtol=0.1, atol=0)
+
+
+def test_noise_must_not_be_negative():
+    """It is a standard deviation."""
+    with pytest.raises(ValueError, match="whitening_noise"):
+        make_flow(DIMS["pyramid"], use_whitening=True, whitening_noise=-0.1)
+
+
 @pytest.mark.parametrize("flow_steps", [(1,), (1, 2, 3), (1, 0), (-1, 2), ()])
 def test_flow_steps_must_fit_the_levels(flow_steps):
     """The message says how many numbers are wanted and what came."""
