@@ -74,7 +74,7 @@ def mistake_cards(model: VQFlow, data: AnomalibDataset, chosen: pd.DataFrame, ro
         model: The model, in eval mode.
         data: The test images.
         chosen: Rows of the table of test images.
-        root: Folder that paths are written relative to.
+        root: Folder that paths are written relative to; empty for whole paths.
 
     Returns:
         A card for each row.
@@ -93,13 +93,13 @@ def mistake_cards(model: VQFlow, data: AnomalibDataset, chosen: pd.DataFrame, ro
         if item.gt_mask is not None and image.anomalous == 1:
             pictures.append(Thumbnail(_gray(cast("Tensor", item.gt_mask), size), "true mask", ""))
         title = f"{number}. " + ", ".join(filter(None, [str(image.category), f"score {image.score:.3f}"]))
-        path = os.path.relpath(str(image.path), root)
+        path = os.path.relpath(str(image.path), root) if root else str(image.path)
         cards.append(Card(title, f"Concept {image.concept}; {path}", pictures))
     return cards
 
 
 def _relative(post_processor: object, anomaly_map: Tensor) -> Tensor:
-    """Scale a map as the model does: 0.5 is its threshold, 0 and 1 are the ends of the validation images' range."""
+    """Scale a map as the model does, so that 0.5 is its threshold at the default sensitivity; shape ``(H, W)``."""
     if isinstance(post_processor, PostProcessor):
         anomaly_map = cast("Tensor", post_processor(InferenceBatch(anomaly_map=anomaly_map)).anomaly_map)
     return anomaly_map[0, 0].float().cpu()

@@ -4,6 +4,7 @@
 import math
 import os
 
+import pandas as pd
 from anomalib.data import AnomalibDataModule
 
 from anomalib_vqflow.lightning_model import VQFlow
@@ -19,8 +20,8 @@ from .mistakes import count_mistakes, mistake_cards, worst_false_alarms, worst_m
 from .page import Section
 
 MAP_WORDS = (
-    "Maps are as the model normalizes them: yellow at or above the highest value seen in validation, dark blue at or "
-    "below the lowest, and green-blue in the middle at the pixel threshold."
+    "Maps are as the model normalizes them, on one scale for all images: the brighter, the more anomalous; at the "
+    "default sensitivity, the pixel threshold is green-blue, in the middle of the scale."
 )
 
 
@@ -135,7 +136,7 @@ def _scores(collected: Collected) -> list[Section]:
 
 def _mistakes(model: VQFlow, datamodule: AnomalibDataModule, collected: Collected) -> list[Section]:
     decides = not math.isnan(collected.threshold)
-    root = os.path.commonpath([os.path.dirname(path) for path in collected.test["path"]])
+    root = _common_folder(collected.test["path"])
     false_alarms, misses = count_mistakes(collected.test)
     sections = []
     for name, choose, number, title, text in (
@@ -154,7 +155,7 @@ def _mistakes(model: VQFlow, datamodule: AnomalibDataModule, collected: Collecte
         cards = mistake_cards(model, datamodule.test_data, chosen, root)
         picture = draw_cards(cards, 2, name, text)
         which = f"{text}, {len(chosen)} of {number} on the wrong side of the threshold." if decides else f"{text}."
-        words = f"{which} {MAP_WORDS} Paths are below {root}."
+        words = f"{which} {MAP_WORDS}" + (f" Paths are below {root}." if root else "")
         sections.append(Section(name, title if decides else text, words, [picture], cards))
     return sections
 
@@ -166,3 +167,11 @@ def _codes(model: VQFlow) -> Section:
         "perplexity is the number of equally used codes that would be as diverse."
     )
     return Section("codes", "Codes", text, [draw_codes(model.model)], [])
+
+
+def _common_folder(paths: pd.Series) -> str:
+    """Find the innermost folder that holds all files; empty if they lie on several drives of Windows."""
+    try:
+        return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    except ValueError:
+        return ""

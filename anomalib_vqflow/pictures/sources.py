@@ -18,6 +18,8 @@ from anomalib_vqflow.data import MultiCategory
 from anomalib_vqflow.export import calibration_size
 from anomalib_vqflow.lightning_model import VQFlow
 
+EXPECTED = "expected the model.ckpt of a VQFlow training"
+
 
 class SourceError(ValueError):
     """What the user named can't be used; the message says what was expected and what came."""
@@ -38,10 +40,10 @@ def load_model(path: Path) -> VQFlow:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        msg = f"{path} is no checkpoint of a Lightning training: {_first_line(error)}"
+        msg = f"{path} is no checkpoint, or a damaged one; {EXPECTED}."
         raise SourceError(msg) from error
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
-        msg = f"{path} is not a checkpoint of VQFlow, but of another model or of an older version; train one."
+        msg = f"{path} is not a checkpoint of VQFlow, but of something else; {EXPECTED}."
         raise SourceError(msg)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -94,7 +96,7 @@ def read_file(path: Path, is_config: bool = False) -> AnomalibDataModule:
     try:
         return parser.instantiate_classes(parser.parse_object({"data": block})).data
     except (ArgumentError, AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        msg = f"the datamodule in {path} can't be built: {error}"
+        msg = f"the datamodule in {path} can't be built: {_reasons(error)}"
         raise SourceError(msg) from error
 
 
@@ -150,5 +152,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+def _reasons(error: Exception) -> str:
+    """Take out of jsonargparse's message what the user can change, without the values and types that were tried."""
+    _, _, text = str(error).rpartition("Errors:\n")
+    lines = [line.strip().removeprefix("- ") for line in text.partition("Given value type:")[0].splitlines()]
+    reasons = " ".join(line for line in lines if line and "NoneType" not in line)
+    return reasons.replace("Expected a dot import path string:", "there is no datamodule of the name")

@@ -147,8 +147,10 @@ def test_no_test_images(run, tmp_path, capsys):
         ("--data", "just words", "class_path"),
         ("--data", "data: {class_path: MultiCategory}", "class_path"),
         ("--config", "class_path: MultiCategory", "a block `data`"),
-        ("--data", "class_path: NoSuchData", "NoSuchData"),
-        ("--data", "{class_path: MultiCategory, init_args: {rood: products}}", "rood"),
+        ("--data", "class_path: NoSuchData", "no datamodule of the name NoSuchData"),
+        ("--data", "{class_path: MultiCategory, init_args: {rood: products}}", "'rood' is not accepted"),
+        ("--data", "{class_path: MultiCategory, init_args: {root: nowhere}}", "nowhere; check `root`"),
+        ("--data", "{class_path: MultiCategory, init_args: {root: products, num_workers: many}}", "num_workers"),
     ],
 )
 def test_wrong_files(run, tmp_path, capsys, option, content, words):
@@ -162,6 +164,7 @@ def test_wrong_files(run, tmp_path, capsys, option, content, words):
     assert error.value.code == 2
     assert words in message
     assert str(path) in message
+    assert "Given value" not in message
 
 
 def test_wrong_command_lines(run, tmp_path, capsys):
