@@ -2,11 +2,12 @@
 """What an exported model needs beyond anomalib: its training's resizing, and quantization that is judged afresh."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, Batch
 from anomalib.deploy import CompressionType
@@ -17,6 +18,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics import Metric
 from torchvision.transforms.v2 import Compose, Resize, Transform
+
+from .discrete import frozen_tables
+from .precision import name_by_room, precise_backbone
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -151,6 +155,33 @@ def resize_extension() -> "ConversionExtension":
     return ConversionExtension("Resize", convert)
 
 
+def look_up_extension() -> "ConversionExtension":
+    """Make OpenVINO add up table rows as it reads them, where ONNX gathers them all and sums afterwards.
+
+    ONNX has no such operator; OpenVINO's ``EmbeddingBagPackedSum`` is one. All other sums are converted as OpenVINO
+    would.
+
+    Returns:
+        Extension for ``openvino.convert_model``.
+    """
+    import numpy as np
+    import openvino.opset13 as ops
+    from openvino.frontend.onnx import ConversionExtension
+
+    def convert(node: "NodeContext") -> "list[Output]":
+        summed, axes = node.get_input(0), node.get_input(1)
+        gather, axis = summed.get_node(), axes.get_node()
+        if gather.get_type_name() == "GatherND" and axis.get_type_name() == "Constant":
+            table, rows = gather.input_value(0), gather.input_value(1)  # (R, d) and (cells, n, 1)
+            ranks = [len(value.get_partial_shape()) for value in (table, rows)]
+            if ranks == [2, 3] and axis.get_vector().tolist() == [1] and not node.get_attribute("keepdims", 1):
+                rows = ops.squeeze(rows, ops.constant(np.array([-1], dtype=np.int64))).output(0)
+                return [ops.embedding_bag_packed_sum(table, rows).output(0)]
+        return [ops.reduce_sum(summed, axes, bool(node.get_attribute("keepdims", 1))).output(0)]
+
+    return ConversionExtension("ReduceSum", convert)
+
+
 def hide_output(path: Path, name: str) -> None:
     """Turn an output of an ONNX model into an inner value of the same name.
 
@@ -176,7 +207,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
 
     input_size: tuple[int, int] | None
     is_exported = False  # while torch.onnx traces the model
-    _hides_concept = False
+    _is_for_openvino = False
 
     def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
         self,
@@ -201,12 +232,20 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         kwargs.setdefault("opset_version", ONNX_OPSET)
         self.is_exported = True
         try:
-            path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+            with frozen_tables(self.eval(), self._examples(input_size)):
+                path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
         finally:
             self.is_exported = False
-        if self._hides_concept:
+        if self._is_for_openvino:
             hide_output(path, "concept")
+            name_by_room(path)
         return path
+
+    def _examples(self, input_size: tuple[int, int] | None) -> list[Tensor]:
+        """Make images of the only size that the exported model takes, or of two of many."""
+        height, width = input_size or self.input_size or (256, 256)
+        sizes = [(height, width)] if input_size else [(height, width), (height + 64, width + 64)]
+        return [torch.zeros(1, 3, *size, device=self.device) for size in sizes]
 
     def to_openvino(
         self,
@@ -222,6 +261,8 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         onnx_kwargs: dict[str, Any] | None = None,
     ) -> Path:
         """Export to OpenVINO like anomalib, with antialiased resizing and with calibration on images of any sizes.
+
+        Eight bits are for all but the backbone; see :func:`.precise_backbone`.
 
         Args:
             export_root: Folder to export to.
@@ -239,9 +280,13 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             Path of the ``.xml`` file.
         """
         metric = metric or F1Score(fields=["pred_label", "gt_label"])
-        self._hides_concept = True
+        self._is_for_openvino = True
         try:
-            with calibration_size(datamodule, input_size or self.input_size):
+            eight_bits = compression_type not in {None, CompressionType.FP16}
+            with (
+                calibration_size(datamodule, input_size or self.input_size),
+                precise_backbone() if eight_bits else nullcontext(),
+            ):
                 return super().to_openvino(
                     export_root,
                     model_file_name,
@@ -251,8 +296,8 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
                     FreshMetric(metric),
                     task,
                     max_drop,
-                    {"extension": resize_extension(), **(ov_kwargs or {})},
+                    {"extension": [resize_extension(), look_up_extension()], **(ov_kwargs or {})},
                     onnx_kwargs,
                 )
         finally:
-            self._hides_concept = False
+            self._is_for_openvino = False

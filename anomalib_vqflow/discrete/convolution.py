@@ -80,9 +80,8 @@ class ConditionedConv2d(nn.Conv2d):
         if not isinstance(condition, DiscreteCondition):
             return super().forward(torch.cat((x, condition), dim=1))
         if self.is_frozen:
-            cells = self.table[condition.table_rows].sum(dim=1)
-            cells = cells.view(-1, *condition.grid, self.out_channels).permute(0, 3, 1, 2)
-            return F.conv2d(x, self.narrow, self.bias, padding=1) + cells
+            cells = self.table[condition.table_rows].sum(dim=1).view(-1, *condition.grid, self.out_channels)
+            return F.conv2d(x, self.narrow, self.bias, padding=1) + cells.permute(0, 3, 1, 2)
         if torch.compiler.is_exporting() or x.device.type not in TABLE_DEVICES:
             return super().forward(torch.cat((x, condition.dense()), dim=1))
         learns = torch.is_grad_enabled() and (self.weight.requires_grad or condition.concepts.prototypes.requires_grad)

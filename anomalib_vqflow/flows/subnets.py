@@ -30,6 +30,12 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` of shape ``(B, C, h, w)``."""
+        if torch.compiler.is_exporting():
+            # Written out along the channels: OpenVINO would reorder maps that are permuted in shape, though it keeps
+            # their channels last in memory.
+            x = x - x.mean(dim=1, keepdim=True)
+            scale = (x.square().mean(dim=1, keepdim=True) + self.eps).rsqrt()
+            return x * scale * self.weight[:, None, None] + self.bias[:, None, None]
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 

@@ -149,7 +149,9 @@ class Codebook(nn.Module):
         center = (self.codes * placed[:, None]).sum(dim=0) / placed.sum().clamp_min(1)
         codes = self.codes - center
         # |x|² is the same for all codes, so it is left out. The codes are scaled, not the larger product.
-        return (codes.square().sum(dim=1) + unplaced + (x - center) @ (-2.0 * codes.T)).argmin(dim=-1)
+        cells = x.reshape(-1, self.code_dim) - center  # as a matrix, which no runtime lays out like a map
+        distances = codes.square().sum(dim=1) + unplaced + cells @ (-2.0 * codes.T)
+        return distances.view(*x.shape[:-1], self.num_codes).argmin(dim=-1)
 
     @torch.no_grad()
     def _learn_(self, x: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from anomalib_vqflow.discrete import ConditionedConv2d, convolution
+from anomalib_vqflow.discrete import ConditionedConv2d, convolution, frozen_tables
 from anomalib_vqflow.discrete.convolution import saves_work
 
 from .conditions import BATCH, GRIDS, KINDS, make_condition
@@ -262,3 +262,68 @@ def test_plain_inputs():
 
     assert torch.equal(conv(x), expected)
     assert torch.equal(conv(x[:, :3], x[:, 3:]), expected)
+
+
+class Level(nn.Module):
+    """A convolution under a condition whose grid is fixed, or that of the input."""
+
+    def __init__(self, grid=(2, 3), *, fixed=True, **kind):
+        super().__init__()
+        self.condition, _ = make_condition(grid, lasting=True, **kind)
+        self.conv = make_conv(self.condition)
+        self.fixed = fixed
+
+    def forward(self, x):
+        condition = self.condition
+        if not self.fixed:
+            torch.manual_seed(1)
+            condition, _ = make_condition(x.shape[2:], lasting=True, batch=x.shape[0])
+            condition = type(condition)(**{**vars(condition), "codes": self.condition.codes})
+        return self.conv(x, condition)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_frozen_table_equals_the_plain_convolution(monkeypatch, kind):
+    """While frozen, the module holds a table and no condition's kernel; afterwards it is as before."""
+    level = Level(**{"joined": True, **kind}).eval()
+    x, state = make_x(level.condition), set(level.state_dict())
+    with torch.no_grad():
+        expected = plain(level.conv, x, level.condition)
+        no_dense(monkeypatch)
+        with frozen_tables(level, [x]):
+            assert level.conv.is_frozen == (sum(level.condition.table_sizes) < 9 * level.condition.shape[1])
+            assert_close(level(x), expected, atol=1e-9, rtol=0)
+            assert set(level.state_dict()) == state
+        assert not level.conv.is_frozen
+        assert_close(level(x), expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(("width", "frozen"), [(3, True), (40, False)])
+def test_only_tables_that_are_smaller_than_the_kernel_are_frozen(width, frozen):
+    """The position strips of a wide map outweigh a kernel of few channels."""
+    level = Level((2, width), patterns=False).eval()
+    with frozen_tables(level, [make_x(level.condition)]):
+        assert level.conv.is_frozen == frozen
+
+
+def test_maps_of_any_size_are_not_frozen():
+    """Where the grid follows the images, one table does not do."""
+    level = Level(fixed=False).eval()
+    examples = [torch.randn(2, CHANNELS, *grid, dtype=torch.float64) for grid in ((2, 3), (3, 4))]
+    with frozen_tables(level, examples[:1]):
+        assert level.conv.is_frozen
+    with frozen_tables(level, examples):
+        assert not level.conv.is_frozen
+
+
+def test_export_holds_tables_instead_of_kernels():
+    """A frozen module exports without the kernel's part for the condition."""
+    level = Level().eval()
+    x = make_x(level.condition)
+    with frozen_tables(level, [x]):
+        program = torch.export.export(level, (x,))
+    expected = plain(level.conv, x, level.condition).detach()
+    used = {node.target for node in program.graph.nodes if node.op == "placeholder" and node.users}
+
+    assert_close(program.module()(x).detach(), expected, atol=1e-9, rtol=0)
+    assert "p_conv_weight" not in used
