@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs" / "mvtec_ad.yaml")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9, help="of inference")
-    parser.add_argument("--training-rounds", type=int, default=2)
+    parser.add_argument("--training-rounds", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8, help="of training, and the larger one of torch inference")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--only-infer", type=Path, help=argparse.SUPPRESS)  # what the processes for memory do
