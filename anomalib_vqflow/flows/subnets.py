@@ -3,6 +3,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from anomalib_vqflow.discrete import Condition, ConditionedConv2d
 
@@ -62,7 +63,6 @@ class ConvSubnet(nn.Module):
         super().__init__()
         self.conv1 = ConditionedConv2d(in_channels, hidden_dim)
         self.norm = ChannelNorm(hidden_dim)
-        self.relu = nn.ReLU()
         self.conv2 = conv3x3(hidden_dim, out_channels)
         for parameter in self.conv2.parameters():
             nn.init.zeros_(parameter)
@@ -77,4 +77,6 @@ class ConvSubnet(nn.Module):
         Returns:
             Map of shape ``(B, out_channels, h, w)``.
         """
-        return self.conv2(self.relu(self.norm(self.conv1(x, condition))))
+        hidden = self.norm(self.conv1(x, condition))
+        # In place where no gradient needs the map: fresh memory costs as much time as the arithmetic.
+        return self.conv2(F.relu(hidden, inplace=not torch.is_grad_enabled()))
