@@ -209,11 +209,24 @@ def additive_map(log_p: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 
 
 def _upsampled_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Interpolate maps of shape ``(B, 1, h_i, w_i)`` bilinearly with aligned corners, and add them up."""
+    sizes = [length for m in maps for length in m.shape[-2:]]
+    if torch.compiler.is_exporting() and all(isinstance(length, int) for length in (*sizes, *size)):
+        # One product for all levels: runtimes then need no sum of three maps of the size of the image.
+        columns = [_interpolation(m.shape[-2], size[0], m).T @ m for m in maps]  # (B, 1, H, w_i)
+        rows = [_interpolation(m.shape[-1], size[1], m) for m in maps]  # (w_i, W)
+        return torch.cat(columns, dim=-1) @ torch.cat(rows)
     upsampled = [F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps]
     total = upsampled[0]
     for level in upsampled[1:]:
         total = total + level
     return total
+
+
+def _interpolation(length: int, target: int, like: Tensor) -> Tensor:
+    """Build the matrix of shape ``(length, target)`` that interpolates a row linearly."""
+    rows = torch.eye(length, dtype=like.dtype, device=like.device)
+    return F.interpolate(rows[None], size=target, mode="linear", align_corners=True)[0]
 
 
 MAPS = {"multiplicative": multiplicative_map, "additive": additive_map}

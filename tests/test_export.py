@@ -258,7 +258,7 @@ def test_concepts_can_be_read(model, exported):
 
 
 def precise_inputs(path):
-    """Tell for each convolution and matrix product of a model whether its room is the backbone, and its weights' type."""
+    """Tell for each convolution and matrix product whether it is the backbone's, and its weights' type."""
     found = []
     for operator in openvino.Core().read_model(path).get_ops():
         if operator.get_type_name() in {"Convolution", "GroupConvolution", "MatMul"}:
