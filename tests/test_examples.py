@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every example and every block of code in the README runs."""
 
-import csv
 import importlib.util
 import re
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 import yaml
 from anomalib.data import AnomalibDataModule
@@ -16,7 +14,6 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 from PIL import Image
 
-from .data.folders import make_image
 from .tiny import ARGUMENTS, tiny_root
 
 ROOT = Path(__file__).parents[1]
@@ -79,71 +76,6 @@ def test_predict(folder, run, capsys, tmp_path):
         assert float(score) == pytest.approx(expected.pred_score.item(), abs=1e-3)
         assert label == ("anomalous" if expected.pred_label.item() else "normal")
     assert len(list(tmp_path.rglob("*.png"))) == 2
-
-
-# OpenVINO
-
-
-@pytest.mark.slow
-def test_openvino_inference(folder, run, tmp_path, capsys):
-    """All images in all subfolders get the scores and labels that OpenVINOInferencer gives them."""
-    model, output = run / "weights/openvino/model.xml", tmp_path / "scores.csv"
-    code = example("openvino_inference").main([str(model), str(folder / "products"), "--output", str(output)])
-    rows = list(csv.DictReader(output.open()))
-    images = list((folder / "products").rglob("*.png"))
-    assert code == 0
-    assert [row["path"] for row in rows] == [str(path) for path in sorted(images)]
-    predict = OpenVINOInferencer(model, device="CPU", config=FP32).predict
-    for row in rows[::5]:
-        expected = predict(row["path"])
-        assert float(row["score"]) == pytest.approx(expected.pred_score.item(), abs=1e-4)
-        assert row["label"] == ("anomalous" if expected.pred_label.item() else "normal")
-    assert re.search(rf"{len(rows)} images, \d+ anomalous, [\d.]+ images per second", capsys.readouterr().out)
-
-
-def toy_model(path):
-    """Write a model of our outputs that scores an image by its mean."""
-    from openvino import opset13 as ops
-
-    image = ops.parameter([-1, 3, -1, -1], np.float32, name="input")
-    score = ops.reduce_mean(image, np.array([1, 2, 3]), keep_dims=False)
-    label = ops.greater(score, np.float32(0.5))
-    for node, name in ((score, "pred_score"), (label, "pred_label")):
-        node.output(0).set_names({name})
-    openvino.save_model(openvino.Model([score, label], [image]), path, compress_to_fp16=False)
-    return path
-
-
-def test_openvino_inference_reads_every_mode_and_size(tmp_path):
-    """Grayscale, alpha and RGB images of any size and suffix are read, and keep their own scores."""
-    values = {"a/one.png": ("L", 51, (40, 30)), "a/two.JPG": ("RGB", 102, (64, 64)), "b.bmp": ("RGBA", 204, (20, 50))}
-    for name, (mode, value, size) in values.items():
-        path = tmp_path / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", size, value).convert(mode).save(path)
-    model, output = toy_model(tmp_path / "model.xml"), tmp_path / "out.csv"
-    assert example("openvino_inference").main([str(model), str(tmp_path / "images"), "--output", str(output)]) == 0
-    rows = {Path(row["path"]).name: row for row in csv.DictReader(output.open())}
-    for name, (_, value, _) in values.items():
-        assert float(rows[Path(name).name]["score"]) == pytest.approx(value / 255, abs=1e-4)
-    assert [row["label"] for row in rows.values()] == ["normal", "normal", "anomalous"]
-
-
-def test_openvino_inference_names_what_it_cannot_read(tmp_path, capsys):
-    """A broken image is named and left out, the others are scored, and the exit code tells."""
-    make_image(tmp_path / "images" / "good.png", 60)
-    (tmp_path / "images" / "broken.png").write_bytes(b"not an image")
-    model, output = toy_model(tmp_path / "model.xml"), tmp_path / "out.csv"
-    assert example("openvino_inference").main([str(model), str(tmp_path / "images"), "--output", str(output)]) == 1
-    assert "broken.png" in capsys.readouterr().err
-    assert [Path(row["path"]).name for row in csv.DictReader(output.open())] == ["good.png"]
-
-
-def test_openvino_inference_refuses_a_folder_without_images(tmp_path, capsys):
-    """A folder without images is an error that names it."""
-    with pytest.raises(SystemExit):
-        example("openvino_inference").main(["model.xml", str(tmp_path)])
-    assert str(tmp_path) in capsys.readouterr().err
 
 
 # The quick start
