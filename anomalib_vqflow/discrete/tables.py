@@ -24,7 +24,7 @@ def build_table(weight: Tensor, condition: DiscreteCondition) -> Tensor:
     taps = weight.permute(1, 2, 3, 0).flatten(1)  # (C, 9 · d)
     dim, pattern_dim, position_dim = weight.shape[0], condition.pattern_dim, condition.position_dim
     parts = [] if condition.codes is None else [(_with_zero(condition.codes) @ taps[:pattern_dim]).view(-1, dim)]
-    by_tap = condition.concepts.prototypes @ _prototype_taps(taps, condition, condition.anchored)
+    by_tap = condition.concepts.prototypes @ _prototype_taps(taps, condition)
     parts.append(torch.matmul(_edge_pairs(condition, weight), by_tap.view(-1, NUM_TAPS, dim)).view(-1, dim))
     if position_dim:
         columns, rows = _position_taps(taps[:position_dim].view(position_dim, 3, 3, dim))
@@ -104,17 +104,20 @@ def _table_gradients(
     grad_table = F.embedding_bag(cells, grad_cells, starts, mode="sum")
     for_codes, for_prototypes, *for_position = grad_table.split(condition.table_sizes)
 
-    grad_taps = grad_cells.new_zeros(weight.shape[1], NUM_TAPS * dim)
-    if condition.codes is not None:
-        grad_taps[:pattern_dim] = _with_zero(condition.codes).T @ for_codes.view(-1, NUM_TAPS * dim)
+    # Written in place part by part: at the published widths, every copy of these would take as long as a product.
+    grad_taps = grad_cells.new_empty(weight.shape[1], NUM_TAPS * dim)
+    pattern_taps, joined_taps = grad_taps[:pattern_dim], grad_taps[pattern_dim:]
+    if condition.codes is None:
+        pattern_taps.zero_()
+    else:
+        pattern_taps.copy_(torch.mm(condition.codes.T, for_codes.view(-1, NUM_TAPS * dim)[:-1]))
     by_tap = _edge_pairs(condition, weight).T @ for_prototypes.view(len(prototypes), -1, dim)
     by_tap = by_tap.view(len(prototypes), -1)  # (N, 9 · d)
     product = prototypes.T @ by_tap
-    start = pattern_dim - prototypes.shape[1]
     if condition.anchored:
-        grad_taps[start:pattern_dim] += product
+        pattern_taps[pattern_dim - prototypes.shape[1] :] += product
     if condition.joined:
-        grad_taps[pattern_dim:] = product
+        joined_taps.copy_(product)
     if position_dim:
         kernels = []
         encodings = (condition.columns, condition.rows)
@@ -125,21 +128,21 @@ def _table_gradients(
         columns, rows = kernels
         grad_taps[:position_dim] += torch.cat((columns.transpose(1, 2), rows)).reshape(position_dim, -1)
 
-    through_anchor = (
-        condition.anchored and condition.pattern is None
-    )  # else it cancels in the straight-through estimate
-    taps = _prototype_taps(weight.permute(1, 2, 3, 0).flatten(1), condition, through_anchor)
-    return grad_taps, by_tap @ taps.T
+    # Through the anchor, it cancels in the straight-through estimate.
+    through_anchor = condition.anchored and condition.pattern is None
+    first = pattern_dim - prototypes.shape[1] if through_anchor else pattern_dim
+    taps = weight[:, first:].permute(1, 2, 3, 0).flatten(1)  # only what the prototype meets
+    sizes = [prototypes.shape[1]] * (taps.shape[0] // prototypes.shape[1])
+    live = sum(taps.split(sizes)) if sizes else torch.zeros_like(product)
+    return grad_taps, by_tap @ live.T
 
 
-def _prototype_taps(taps: Tensor, condition: DiscreteCondition, anchored: bool) -> Tensor:
+def _prototype_taps(taps: Tensor, condition: DiscreteCondition) -> Tensor:
     """Add up the rows of the kernel, ``(C, 9 · d)``, that the prototype meets; shape ``(D, 9 · d)``."""
     end, dim = condition.pattern_dim, condition.concepts.prototypes.shape[1]
-    if anchored and condition.joined:
+    if condition.anchored and condition.joined:
         return taps[end - dim : end] + taps[end:]
-    if anchored or condition.joined:
-        return taps[end - dim : end] if anchored else taps[end:]
-    return torch.zeros_like(taps[:dim])
+    return taps[end - dim : end] if condition.anchored else taps[end:]
 
 
 def _position_taps(taps: Tensor) -> tuple[Tensor, Tensor]:
