@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
                 calibration.scale.fill_(1.0)
             engine.test(model, datamodule=datamodule)
             for row in ("macro", "pooled"):
-                for metric in ("image_AUROC", "image_F1max", "pixel_AUROC", "pixel_F1max"):
+                for metric in ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_F1Max"):
                     name = metric.replace("_", " ")
                     values[f"{row} {name}"].append(model.evaluator.results[row].metrics[metric])
             judge_threshold(model.eval().cpu(), datamodule, values)
