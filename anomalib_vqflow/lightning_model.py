@@ -2,6 +2,7 @@
 """VQ-Flow as an anomalib model: the paper's defaults, optimizer, schedule and logging."""
 
 from collections.abc import Iterator, Sequence, Sized
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
@@ -201,7 +202,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
     def forward(  # type: ignore[override]  # an InferenceBatch and more
         self, batch: Tensor, *args: object, **kwargs: object
     ) -> Prediction:
-        """Predict from images as they are read: pre-processing, model, post-processing.
+        """Predict from images as they are read: pre-processing, model, post-processing; without gradients.
 
         Args:
             batch: Images of shape ``(B, 3, H, W)`` in [0, 1].
@@ -212,9 +213,11 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
             The prediction, with the concept of every image.
         """
         del args, kwargs
-        prediction = self.model(self.pre_processor(batch) if self.pre_processor else batch)
-        if self.post_processor:
-            prediction = prediction._replace(**self.post_processor(prediction)._asdict())
+        # anomalib's TorchInferencer leaves gradients on, under which tables of conditions cannot be kept.
+        with nullcontext() if self.is_exported else torch.no_grad():
+            prediction = self.model(self.pre_processor(batch) if self.pre_processor else batch)
+            if self.post_processor:
+                prediction = prediction._replace(**self.post_processor(prediction)._asdict())
         return prediction if self.is_exported else InferencerPrediction(*prediction)
 
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:

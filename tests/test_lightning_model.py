@@ -727,6 +727,15 @@ def test_the_schedule_is_checked_at_the_door(name, value):
         tiny_model(**{name: value})
 
 
+def test_forward_keeps_no_gradients():
+    """anomalib's TorchInferencer leaves gradients on; nothing is to be learned from a prediction."""
+    prediction = tiny_model().eval()(torch.rand(2, 3, 64, 64))
+
+    assert not prediction.pred_score.requires_grad
+    assert prediction._asdict().keys() == {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
+    assert prediction.concept.shape == (2,)
+
+
 def test_components_default_to_anomalibs_and_ours():
     """Evaluation is per category, everything else is anomalib's default."""
     model = tiny_model(visualizer=True)
