@@ -11,7 +11,6 @@ from typing import Literal, cast
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
 from anomalib.data.datasets import AnomalibDataset
-from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -61,6 +60,7 @@ class FeatureCache(Callback):
             msg = f"dtype must be one of {list(DTYPES)}, got {dtype!r}."
             raise ValueError(msg)
         self.dtype = dtype
+        self._failure: Exception | None = None
         self.store: FeatureStore = MemoryStore() if folder is None else DiskStore(Path(folder).absolute())
 
     def clear(self) -> None:
@@ -93,6 +93,27 @@ class FeatureCache(Callback):
         # checkpoint, and is on its device, but no worker process has been started.
         load = partial(self._train_dataloader, trainer, pl_module, datamodule, datamodule.train_dataloader)
         datamodule.train_dataloader = load  # type: ignore[method-assign]
+        self._failure = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise what went wrong when the maps were computed.
+
+        Args:
+            trainer: Unused.
+            pl_module: Unused.
+
+        Raises:
+            TypeError: See the class.
+            ValueError: See the class.
+            OSError: See the class.
+        """
+        del trainer, pl_module
+        if self._failure is not None:
+            raise self._failure
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do the same where the loader was asked for late, or again; see :meth:`on_fit_start`."""
+        self.on_fit_start(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the datamodule its own training data back.
@@ -122,8 +143,13 @@ class FeatureCache(Callback):
     ) -> DataLoader:
         """Let the datamodule build its loader as always, but over the maps."""
         images = datamodule.train_data
-        with isolate_rng():
-            maps = self._fill(trainer, model, datamodule)
+        try:
+            with isolate_rng():
+                maps = self._fill(trainer, model, datamodule)
+        except Exception as error:  # noqa: BLE001
+            # Lightning wraps torch's DataLoader while it asks for loaders; an error would leave it wrapped for good.
+            self._failure = error
+            return load()
         datamodule.train_data = maps  # type: ignore[assignment]
         try:
             loader = load()
@@ -131,7 +157,7 @@ class FeatureCache(Callback):
             datamodule.train_data = images
         if getattr(loader, "dataset", None) is not maps:
             msg = f"{type(datamodule).__name__} does not train on its `train_data` alone; leave FeatureCache out."
-            raise TypeError(msg)
+            self._failure = TypeError(msg)
         return loader
 
     def _fill(self, trainer: Trainer, model: VQFlow, datamodule: AnomalibDataModule) -> CachedImages:
@@ -201,16 +227,14 @@ def _features(trainer: Trainer, model: VQFlow, items: list[ImageItem]) -> Featur
     """Compute the maps of some images as a training step does."""
     if len({cast("Tensor", item.image).shape for item in items}) > 1:
         raise ValueError(_sizes_differ(items))
-    stack = torch.stack([cast("Tensor", item.image) for item in items]).to(model.device)
-    images = cast("Tensor", ImageBatch(image=stack).image)  # of the type that transforms get in training
-    if isinstance(model.pre_processor, PreProcessor) and model.pre_processor.transform is not None:
-        images = model.pre_processor.transform(images)
+    stack = torch.stack([cast("Tensor", item.image) for item in items])
+    images = model.prepare(cast("Tensor", ImageBatch(image=stack).image))  # of the type that transforms get in training
     for item, image in zip(items, images, strict=True):
         if not image.isfinite().all():
             msg = f"Images have NaN or infinite pixels: {item.image_path}. Repair or remove them."
             raise ValueError(msg)
     with trainer.precision_plugin.train_step_context():
-        return model.model.features(images.to(model.dtype))
+        return model.model.features(images)
 
 
 def _sizes_differ(items: Sequence[ImageItem]) -> str:

@@ -460,6 +460,18 @@ def test_maps_that_cannot_be_kept_are_refused(root, tmp_path, dtype, value, word
         assert num_computed(root, tmp_path, FeatureCache(folder, "bfloat16"), prepare=spoil, max_epochs=1) > 0
 
 
+def test_a_refusal_leaves_no_trace_in_torch(tmp_path):
+    """Lightning wraps torch's DataLoader while it asks for loaders; what is refused then must not leave it wrapped."""
+    before = {name: vars(DataLoader)[name] for name in ("__init__", "__setattr__")}
+    make_category(tmp_path / "products", "bolt")
+    make_category(tmp_path / "products", "nut", size=(48, 32))
+    model = tiny_model(pre_processor=PreProcessor(Resize(64)), evaluator=False)
+    with pytest.raises(ValueError, match="one size"):
+        tiny_engine(tmp_path, callbacks=[FeatureCache()]).fit(model, datamodule=tiny_data(tmp_path / "products"))
+
+    assert {name: vars(DataLoader)[name] for name in before} == before
+
+
 def test_broken_pixels_are_named(root, tmp_path, monkeypatch):
     """An image with NaN stops the training with its name, as without a cache."""
     image = reading.read_image
