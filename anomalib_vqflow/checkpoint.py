@@ -2,8 +2,7 @@
 """What a checkpoint needs beyond Lightning's: random states, and a refusal where it is broken or does not fit."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,16 +46,6 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"].cpu())
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
-
-
-@contextmanager
-def kept_random_states() -> Iterator[None]:
-    """Leave all global random generators as they were."""
-    states = random_states()
-    try:
-        yield
-    finally:
-        restore_random_states(states)
 
 
 def differing_arguments(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

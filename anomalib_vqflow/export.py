@@ -182,18 +182,18 @@ def look_up_extension() -> "ConversionExtension":
     return ConversionExtension("ReduceSum", convert)
 
 
-def hide_output(path: Path, name: str) -> None:
-    """Turn an output of an ONNX model into an inner value of the same name.
+def suit_openvino(path: Path) -> None:
+    """Turn the concept of an ONNX model into an inner value of the same name, and name its nodes by their rooms.
 
     Args:
-        path: Path of the model; its weights may be in other files.
-        name: Name of the output.
+        path: Path of a model that torch exported; its weights may be in other files.
     """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
-    for output in [output for output in model.graph.output if output.name == name]:
+    for output in [output for output in model.graph.output if output.name == "concept"]:
         model.graph.output.remove(output)
+    name_by_room(model)
     onnx.save(model, path)
 
 
@@ -237,8 +237,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         finally:
             self.is_exported = False
         if self._is_for_openvino:
-            hide_output(path, "concept")
-            name_by_room(path)
+            suit_openvino(path)
         return path
 
     def _examples(self, input_size: tuple[int, int] | None) -> list[Tensor]:

@@ -17,13 +17,14 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .anomaly_map import ScoreMap
-from .checkpoint import CheckpointMixin, first_names, kept_random_states
+from .checkpoint import CheckpointMixin, first_names
 from .evaluation import CategoryEvaluator
 from .export import AntialiasExportMixin, AntialiasPreProcessor
 from .features import Features
@@ -220,6 +221,20 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
                 prediction = prediction._replace(**self.post_processor(prediction)._asdict())
         return prediction if self.is_exported else InferencerPrediction(*prediction)
 
+    def prepare(self, images: Tensor) -> Tensor:
+        """Turn images as a dataset gives them into what the torch model takes, as training does.
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)`` in [0, 1], on any device.
+
+        Returns:
+            Images after the pre-processor's transform, on the model's device and of its type.
+        """
+        images = images.to(self.device)
+        if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
+            images = self.pre_processor.transform(images)
+        return images.to(self.dtype)
+
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Predict the scores of a batch.
 
@@ -342,7 +357,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         loader = cast("DataLoader", self.trainer.train_dataloader)
         dataset = cast("Sized", loader.dataset)
         chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), NUM_FIT_IMAGES)).round().astype(int).tolist()
-        with kept_random_states():  # augmentations and loaders draw from the generators; the training must not notice
+        with isolate_rng():  # augmentations and loaders draw from the generators; the training must not notice
             for batch in DataLoader(
                 Subset(loader.dataset, chosen),
                 batch_size=loader.batch_size or 1,
@@ -351,11 +366,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
             ):
                 batch = self.transfer_batch_to_device(batch, self.device, 0)
                 features = self._known_features(batch)
-                if features is None:
-                    if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
-                        batch.image = self.pre_processor.transform(batch.image)
-                    features = self.model.features(self._images(batch))
-                yield features
+                yield self.model.features(self.prepare(batch.image)) if features is None else features
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -4,10 +4,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import onnx
     import openvino
 
 BACKBONE = "model.features"
@@ -17,23 +17,19 @@ SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 """Where torch's exporter notes the modules that a node comes from, outermost first, and the node last."""
 
 
-def name_by_room(path: Path) -> None:
+def name_by_room(model: "onnx.ModelProto") -> None:
     """Put the path of the module that it comes from before the name of every node of an ONNX model.
 
     OpenVINO keeps these names, so that profiles and compression can tell the rooms apart.
 
     Args:
-        path: Path of a model that torch exported; its weights may be in other files.
+        model: A model that torch exported.
     """
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
     for node in model.graph.node:
         for entry in node.metadata_props:
             if entry.key == SCOPES_KEY:
                 modules = [scope.strip(" '\"") for scope in entry.value.strip("[]").split(",")][:-1]
                 node.name = f"{modules[-1] if modules else ''}/{node.name}"
-    onnx.save(model, path)
 
 
 def backbone_operators(model: "openvino.Model") -> list[str]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from .anomaly_map import AnomalyMapGenerator, ScoreMap
 from .discrete import Concepts
 from .features import FeaturePyramid, Features
-from .flows import Moments, MultiScaleFlow, Whitening
-from .quantization import Codebook, ConceptQuantizer, ConditionEncoder
+from .flows import Latents, Moments, MultiScaleFlow, Whitening
+from .quantization import Codebook, ConceptQuantizer, ConditionEncoder, Conditions, Quantized
 
 
 class VQFlowOutput(NamedTuple):
@@ -172,20 +172,24 @@ class VQFlowModel(nn.Module):
                 "Use train_batch_size of 2 or more, and drop a last batch of one."
             )
             raise ValueError(msg)
-        details, semantic = self.features(images) if features is None else features
-        prototype, concept_indices, concept_commitment = self.concept(semantic)
-        concepts = None if self.training else Concepts(self.concept.codebook.codes, concept_indices)
-        conditions = self.conditions(details, semantic, prototype, concepts)
-        jac = self.training or self.anomaly_map_generator.needs_log_det
-        latents, log_det, cell_log_dets = self.flow(
-            details, conditions.details, conditions.semantic, prototype, jac=jac
-        )
+        features = self.features(images) if features is None else features
+        concept, conditions, (latents, log_det, cell_log_dets) = self._encode(features)
         if self.training:
             self.anomaly_map_generator.observe_(latents, cell_log_dets)
-            return VQFlowOutput(latents, log_det, concept_commitment + conditions.commitment, concept_indices)
+            return VQFlowOutput(latents, log_det, concept.commitment + conditions.commitment, concept.indices)
         size = (images.shape[-2], images.shape[-1])
-        anomaly_map, pred_score = self.anomaly_map_generator(latents, cell_log_dets, concept_indices, size)
-        return Prediction(pred_score, None, anomaly_map, None, concept_indices)
+        anomaly_map, pred_score = self.anomaly_map_generator(latents, cell_log_dets, concept.indices, size)
+        return Prediction(pred_score, None, anomaly_map, None, concept.indices)
+
+    def _encode(self, features: Features) -> tuple[Quantized, Conditions, Latents]:
+        """Find the concept, quantize the patterns, and run the flows under them."""
+        details, semantic = features
+        concept = self.concept(semantic)
+        concepts = None if self.training else Concepts(self.concept.codebook.codes, concept.indices)
+        conditions = self.conditions(details, semantic, concept.codes, concepts)
+        jac = self.training or self.anomaly_map_generator.needs_log_det
+        latents = self.flow(details, conditions.details, conditions.semantic, concept.codes, jac=jac)
+        return concept, conditions, latents
 
     @property
     def needs_whitening(self) -> bool:
@@ -224,12 +228,10 @@ class VQFlowModel(nn.Module):
         if not self.anomaly_map_generator.needs_log_det:
             return
         scores, concepts = [], []
-        for details, semantic in batches:
-            prototype, concept_indices, _ = self.concept(semantic)
-            conditions = self.conditions(details, semantic, prototype)
-            latents, _, cell_log_dets = self.flow(details, conditions.details, conditions.semantic, prototype)
+        for features in batches:
+            concept, _, (latents, _, cell_log_dets) = self._encode(features)
             scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, cell_log_dets, self.input_size))
-            concepts.append(concept_indices)
+            concepts.append(concept.indices)
         self.anomaly_map_generator.calibration.fit_(
             torch.cat(scores) if scores else torch.empty(0), torch.cat(concepts) if concepts else torch.empty(0)
         )

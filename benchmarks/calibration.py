@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from anomalib.engine import Engine
-from sklearn.metrics import precision_recall_curve
+from seeds import summary
+from sklearn.metrics import f1_score, precision_recall_curve
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -103,7 +104,7 @@ def judge_threshold(model: VQFlow, datamodule: MultiCategory, values: dict[str, 
             members = generator.permutation(np.flatnonzero(groups == group))
             half[members[: len(members) // 2]] = True
         threshold, _ = best_f1(labels[half], scores[half])
-        own.append(f1(labels[~half], scores[~half] >= threshold))
+        own.append(f1_score(labels[~half], scores[~half] >= threshold))
         best.append(best_f1(labels[~half], scores[~half])[1])
     values["pooled image F1, threshold from the other half"].append(statistics.fmean(own))
     values["pooled image F1max of this half"].append(statistics.fmean(best))
@@ -112,22 +113,12 @@ def judge_threshold(model: VQFlow, datamodule: MultiCategory, values: dict[str, 
         values[f"foreign images above the threshold: {kind}"].append(float(np.mean(np.array(found) >= threshold)))
 
 
-def f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Compute the F1 score of decisions of shape ``(N,)``."""
-    return float(2 * (predicted & labels).sum() / (predicted.sum() + labels.sum()))
-
-
 def best_f1(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
     """Find the threshold with the best F1 score, and that score."""
     precision, recall, thresholds = precision_recall_curve(labels, scores)
     values = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = int(values[:-1].argmax())
     return float(thresholds[best]), float(values[best])
-
-
-def summary(values: list[float]) -> str:
-    """Write mean and sample deviation, such as ``0.912 ± 0.004``."""
-    return f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
+from seeds import configuration_overrides
 from sklearn.metrics import roc_auc_score
 
 from anomalib_vqflow import MultiCategory, VQFlow
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--left-out", nargs="+", help="categories to leave out in turn; all if not given")
     options, rest = parser.parse_known_args(arguments)
-    overrides = {name.removeprefix("--"): value for name, value in zip(rest[::2], rest[1::2], strict=True)}
+    overrides = configuration_overrides(rest)
     overrides["trainer.limit_val_batches"] = "0"  # nothing here needs anomalib's threshold
 
     rows = []

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options, rest = parser.parse_known_args(arguments)
-    overrides = {name.removeprefix("--"): value for name, value in zip(rest[::2], rest[1::2], strict=True)}
+    overrides = configuration_overrides(rest)
 
     draws_images = "SyntheticProducts" in options.config.read_text()
     runs, seconds, concepts = [], [], []
@@ -59,6 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"| {category} | {' | '.join(cells)} |")
     for name in concepts[0]:
         print(f"{name}: {summary([measures[name] for measures in concepts])}")
+
+
+def configuration_overrides(rest: list[str]) -> dict[str, str]:
+    """Turn options that are not the benchmark's, as ``--trainer.max_epochs 5``, into overrides of a configuration."""
+    return {name.removeprefix("--"): value for name, value in zip(rest[::2], rest[1::2], strict=True)}
 
 
 @torch.no_grad()

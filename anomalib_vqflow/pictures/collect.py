@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -96,22 +95,6 @@ def evenly_drawn(number: int, largest: int) -> list[int]:
     return [index * number // drawn for index in range(drawn)]
 
 
-def prepared(model: VQFlow, images: Tensor) -> Tensor:
-    """Turn images as a dataset gives them into what the torch model takes.
-
-    Args:
-        model: The model.
-        images: Images of shape ``(B, 3, H, W)`` in [0, 1].
-
-    Returns:
-        Resized and normalized images, on the model's device.
-    """
-    images = images.to(model.device)
-    if isinstance(model.pre_processor, PreProcessor) and model.pre_processor.transform is not None:
-        images = model.pre_processor.transform(images)
-    return images.to(model.dtype)
-
-
 def image_threshold(post_processor: object) -> float:
     """Find the raw score above which anomalib's post-processor calls an image anomalous.
 
@@ -151,12 +134,12 @@ def _parts(dataset: AnomalibDataset) -> dict[str, AnomalibDataset]:
 
 def _train_rows(model: VQFlow, batch: ImageBatch, observer: Observer) -> pd.DataFrame:
     """Find the concepts of a batch, which takes no flow."""
-    model.model.concept(model.model.features(prepared(model, cast("Tensor", batch.image))).semantic)
+    model.model.concept(model.model.features(model.prepare(cast("Tensor", batch.image))).semantic)
     return _rows(batch, observer)
 
 
 def _test_rows(model: VQFlow, batch: ImageBatch, observer: Observer) -> pd.DataFrame:
-    prediction = model.model(prepared(model, cast("Tensor", batch.image)))
+    prediction = model.model(model.prepare(cast("Tensor", batch.image)))
     scores = prediction.pred_score
     labels = torch.full_like(scores, float("nan")) if batch.gt_label is None else batch.gt_label
     return _rows(

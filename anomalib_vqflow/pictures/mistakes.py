@@ -16,7 +16,6 @@ from torch import Tensor
 from anomalib_vqflow.lightning_model import VQFlow
 
 from .cards import Card, Pixels, Thumbnail, read_thumbnail
-from .collect import prepared
 
 NUM_WORST = 8
 COLORS = "viridis"  # ordered in brightness for all readers, and in print
@@ -32,24 +31,18 @@ def worst_false_alarms(test: pd.DataFrame, only_wrong: bool = True) -> pd.DataFr
     Returns:
         At most eight rows, the worst first.
     """
-    normal = test[test["anomalous"] == 0]
-    chosen = normal[normal["alarm"]] if only_wrong else normal
-    return chosen.sort_values(["score", "path"], ascending=[False, True]).head(NUM_WORST)
+    return _worst(test, anomalous=False, only_wrong=only_wrong)
 
 
 def worst_misses(test: pd.DataFrame, only_wrong: bool = True) -> pd.DataFrame:
-    """Choose the anomalous images with the lowest scores.
+    """Choose the anomalous images with the lowest scores; else as :func:`worst_false_alarms`."""
+    return _worst(test, anomalous=True, only_wrong=only_wrong)
 
-    Args:
-        test: Test images; see :class:`.Collected`.
-        only_wrong: Whether to choose only among those that the model calls normal.
 
-    Returns:
-        At most eight rows, the worst first.
-    """
-    anomalous = test[test["anomalous"] == 1]
-    chosen = anomalous[~anomalous["alarm"]] if only_wrong else anomalous
-    return chosen.sort_values(["score", "path"]).head(NUM_WORST)
+def _worst(test: pd.DataFrame, *, anomalous: bool, only_wrong: bool) -> pd.DataFrame:
+    wrong = test["alarm"] != anomalous
+    chosen = test[(test["anomalous"] == anomalous) & (wrong | (not only_wrong))]
+    return chosen.sort_values(["score", "path"], ascending=[anomalous, True]).head(NUM_WORST)
 
 
 def count_mistakes(test: pd.DataFrame) -> tuple[int, int]:
@@ -86,7 +79,7 @@ def mistake_cards(model: VQFlow, data: AnomalibDataset, chosen: pd.DataFrame, ro
         pictures = [read_thumbnail(str(image.path), "image")]
         height, width = pictures[0].pixels.shape[:2]
         size = (width, height)
-        prediction = model.model(prepared(model, cast("Tensor", item.image)[None]))
+        prediction = model.model(model.prepare(cast("Tensor", item.image)[None]))
         pictures.append(
             Thumbnail(_colored(_relative(model.post_processor, prediction.anomaly_map), size), "anomaly map", "")
         )
