@@ -102,7 +102,7 @@ def compile_model(
     Args:
         path: Model.
         device: Device of OpenVINO.
-        precision: Type that it computes in. OpenVINO's choice would be bfloat16 on CPUs that can, which ruins scores.
+        precision: Type that it computes in. OpenVINO's choice would be bfloat16 on CPUs that can, which moves some scores.
         num_threads: Threads that compute; 0 for OpenVINO's choice.
 
     Returns:
@@ -145,17 +145,17 @@ def score(
     Returns:
         Predictions and failures, both by path in the order of ``paths``.
     """
-    # Not AsyncInferQueue: it calls back from threads of OpenVINO's (2026.4), which can outlive it, then hang or crash.
-    idle = [compiled.create_infer_request() for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))]
-    running: deque[tuple[openvino.InferRequest, Path, np.ndarray]] = deque()
+    # No callback: where the last reference to one dies in a thread of OpenVINO's (2026.4), closing the model can hang.
+    queue = openvino.AsyncInferQueue(compiled)
     tells_concept = any(CONCEPT in output.get_names() for output in compiled.outputs)
     found: dict[Path, Prediction] = {}
     failures: dict[Path, str] = {}
     pictures: list[Future[None]] = []
+    running: set[int] = set()
 
-    def collect_oldest() -> None:
-        request, path, pixels = running.popleft()
-        request.wait()
+    def collect(index: int) -> None:
+        running.remove(index)
+        request, (path, pixels) = queue[index], queue.userdata[index]
         anomaly, label = (request.get_tensor(name).data.item() for name in ("pred_score", "pred_label"))
         concept = int(request.get_tensor(CONCEPT).data.item()) if tells_concept else None
         found[path] = Prediction(anomaly, "anomalous" if label else "normal", concept)
@@ -163,24 +163,24 @@ def score(
             target = heat_maps / (path.relative_to(root) if root else Path(path.name))
             anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()  # the request is used again
             pictures.append(pool.submit(write_heat_map, target.with_name(f"{target.name}.png"), pixels, anomaly_map))
-        idle.append(request)
 
     size = compiled.input(0).get_partial_shape()[1:3]
     fixed_size = None if size.is_dynamic else (size[0].get_length(), size[1].get_length())
     with ThreadPoolExecutor(num_readers) as pool:
-        for path, reading in _ahead(pool, paths, fixed_size, num_readers + len(idle)):
+        for path, reading in _ahead(pool, paths, fixed_size, num_readers + len(queue)):
             try:
                 pixels = reading.result()
             except UNREADABLE as error:
                 failures[path] = str(error) or type(error).__name__
                 continue
-            if not idle:
-                collect_oldest()
-            request = idle.pop()
-            request.start_async({0: pixels[None]})
-            running.append((request, path, pixels))
-        while running:
-            collect_oldest()
+            index = queue.get_idle_request_id()  # waits for one; it is the one that is started next
+            if index in running:
+                collect(index)
+            running.add(index)
+            queue.start_async({0: pixels[None]}, (path, pixels))
+        queue.wait_all()
+        for index in sorted(running):
+            collect(index)
         for picture in pictures:
             picture.result()  # raises what writing raised
     return Results({path: found[path] for path in paths if path in found}, failures)
