@@ -102,7 +102,7 @@ def compile_model(
     Args:
         path: Model.
         device: Device of OpenVINO.
-        precision: Type that it computes in. OpenVINO's choice would be bfloat16 on CPUs that can, which moves some scores.
+        precision: Type that it computes in. OpenVINO would choose bfloat16 on CPUs that can, which moves some scores.
         num_threads: Threads that compute; 0 for OpenVINO's choice.
 
     Returns:
