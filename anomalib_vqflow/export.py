@@ -20,7 +20,7 @@ from torchmetrics import Metric
 from torchvision.transforms.v2 import Compose, Resize, Transform
 
 from .discrete import frozen_tables
-from .precision import name_by_room, precise_backbone
+from .precision import careful_compression, name_by_room
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -207,6 +207,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
 
     input_size: tuple[int, int] | None
     is_exported = False  # while torch.onnx traces the model
+    bears_eight_bits: bool  # whether the backbone may compute in them
     _is_for_openvino = False
 
     def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
@@ -261,7 +262,8 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
     ) -> Path:
         """Export to OpenVINO like anomalib, with antialiased resizing and with calibration on images of any sizes.
 
-        Eight bits are for all but the backbone; see :func:`.precise_backbone`.
+        Eight bits are for where most of the work is; see :func:`.careful_compression`. The backbone is among it if the
+        flows were trained on whitened maps with at least as much noise as eight bits make, the default.
 
         Args:
             export_root: Folder to export to.
@@ -284,7 +286,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             eight_bits = compression_type not in {None, CompressionType.FP16}
             with (
                 calibration_size(datamodule, input_size or self.input_size),
-                precise_backbone() if eight_bits else nullcontext(),
+                careful_compression(precise_backbone=not self.bears_eight_bits) if eight_bits else nullcontext(),
             ):
                 return super().to_openvino(
                     export_root,

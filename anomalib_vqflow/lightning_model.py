@@ -29,6 +29,7 @@ from .evaluation import CategoryEvaluator
 from .export import AntialiasExportMixin, AntialiasPreProcessor
 from .features import Features
 from .loss import LossTerms, VQFlowLoss
+from .precision import SMALLEST_NOISE
 from .schedule import TrainingDefaultsMixin, WarmupSchedule
 from .torch_model import InferencerPrediction, Prediction, VQFlowModel
 
@@ -118,7 +119,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
         use_whitening: bool = False,
-        whitening_noise: float = 0.05,
+        whitening_noise: float = 0.3,
         commitment_weight: float = 1.0,
         lr: float = 1e-4,
         warmup_ratio: float = 1 / 6,
@@ -174,6 +175,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
             top_k_ratio=top_k_ratio,
         )
         self.loss = VQFlowLoss(commitment_weight)
+        self.bears_eight_bits = use_whitening and whitening_noise >= SMALLEST_NOISE
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> STEP_OUTPUT:
         """Compute the loss of a batch and log it with its parts.

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import openvino
+import openvino.opset13 as ops
 import pytest
 import torch
 from anomalib.data import ImageBatch
@@ -31,7 +32,13 @@ from anomalib_vqflow.export import (
     look_up_extension,
     resize_extension,
 )
-from anomalib_vqflow.precision import BACKBONE, backbone_operators
+from anomalib_vqflow.precision import (
+    BACKBONE,
+    NUM_PRECISE_LAYERS,
+    PRECISE_ROOMS,
+    precise_operators,
+    round_for_products_only,
+)
 from anomalib_vqflow.quantization import Codebook
 
 from .data.folders import make_category
@@ -257,33 +264,82 @@ def test_concepts_can_be_read(model, exported):
     np.testing.assert_array_equal(openvino.compile_model(inferred, "CPU", FP32)(images.numpy())["concept"], expected)
 
 
-def precise_inputs(path):
-    """Tell for each convolution and matrix product whether it is the backbone's, and its weights' type."""
+def weight_types(path):
+    """Tell the room and the weights' type of each convolution and matrix product."""
     found = []
-    for operator in openvino.Core().read_model(path).get_ops():
+    for operator in openvino.Core().read_model(path).get_ordered_ops():
         if operator.get_type_name() in {"Convolution", "GroupConvolution", "MatMul"}:
             source = operator.input_value(1).get_node()
             while source.get_type_name() in {"Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract"}:
                 source = source.input_value(0).get_node()
             if source.get_type_name() == "Constant":
-                found.append((BACKBONE in operator.get_friendly_name(), source.get_element_type().to_string()))
+                found.append((operator.get_friendly_name(), source.get_element_type().to_string()))
     return found
+
+
+@pytest.fixture(scope="module")
+def compressed(folder, root):
+    """Export untrained models to eight bits, each once."""
+
+    @cache
+    def export(compression, noise):
+        model = tiny_model(use_whitening=noise is not None, **({} if noise is None else {"whitening_noise": noise}))
+        path = folder / f"eight-{compression}-{noise}"
+        return model.to_openvino(path, compression_type=CompressionType(compression), datamodule=tiny_data(root))
+
+    return export
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", ["int8", "int8_ptq"])
-def test_the_backbone_keeps_its_precision(exported, compression):
-    """Eight bits are for the rooms behind it, under which normal images stay normal."""
-    found = precise_inputs(exported("openvino", compression))
-    assert {kind for backbone, kind in found if backbone} == {"f32"}
-    assert {"i8", "u8"} & {kind for backbone, kind in found if not backbone}
+@pytest.mark.parametrize(("noise", "eight_bits"), [(0.3, True), (0.1, False), (None, False)])
+def test_eight_bits_are_where_they_do_no_harm(compressed, compression, noise, eight_bits):
+    """In the subnets always, in the backbone after its start if training had enough noise, in other rooms never."""
+    found = weight_types(compressed(compression, noise))
+    backbone = [kind for name, kind in found if name.startswith(BACKBONE)]
+    num_precise = NUM_PRECISE_LAYERS if eight_bits else len(backbone)
+    assert set(backbone[:num_precise]) == {"f32"}
+    assert set(backbone[num_precise:]) <= {"i8", "u8"}
+    assert any(kind in {"i8", "u8"} for name, kind in found if not name.startswith(BACKBONE))
+    assert {kind for name, kind in found if name.startswith(PRECISE_ROOMS)} == {"f32"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.3, None])
+def test_only_products_read_rounded_values(compressed, noise):
+    """Sums, norms and the latents themselves are exact."""
+    readers = {
+        reader.get_node().get_type_name()
+        for operator in openvino.Core().read_model(compressed("int8_ptq", noise)).get_ops()
+        if operator.get_type_name() == "FakeQuantize"
+        and operator.input_value(0).get_node().get_type_name() != "Constant"
+        for reader in operator.output(0).get_target_inputs()
+    }
+    assert "Convolution" in readers
+    assert not readers & {"Add", "Multiply", "Subtract", "ReduceMean", "Power"}
+
+
+def test_rounding_for_products_only():
+    """A value that a convolution and a sum read is rounded for the convolution, and weights stay rounded for all."""
+    image, limits = ops.parameter([1, 3, 4, 4], np.float32), [np.float32(limit) for limit in (-1, 1, -1, 1)]
+    rounded = ops.fake_quantize(image, *limits, levels=256)
+    kernel = ops.fake_quantize(ops.constant(np.ones((3, 3, 1, 1), np.float32)), *limits, levels=255)
+    halved = ops.multiply(kernel, np.float32(0.5))
+    product = ops.convolution(rounded, halved, [1, 1], [0, 0], [0, 0], [1, 1])
+    model = openvino.Model([ops.add(product, rounded)], [image])
+    round_for_products_only(model)
+    (total,) = (operator for operator in model.get_ops() if operator.get_type_name() == "Add")
+    sources = [value.get_node() for value in total.input_values()]
+    assert sources[1] == image
+    assert sources[0].input_value(0).get_node() == rounded
+    assert halved.input_value(0).get_node() == kernel
 
 
 def test_operators_without_rooms_are_refused():
-    """A backbone that cannot be found must not be compressed in silence."""
+    """Rooms that cannot be found must not be compressed in silence."""
     model = openvino.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2))
     with pytest.raises(ValueError, match="names were lost"):
-        backbone_operators(model)
+        precise_operators(model, precise_backbone=False)
 
 
 def test_operator_set(monkeypatch, tmp_path):
@@ -428,7 +484,7 @@ def test_compressed(model, exported, compression, arguments):
     error = np.abs(prediction.anomaly_map.reshape(expected.anomaly_map.shape) - expected.anomaly_map.numpy())
     assert error.mean() < 0.1 * np.ptp(expected.anomaly_map.numpy())
     full = exported("openvino").with_suffix(".bin").stat().st_size
-    # Eight bits are for all but the backbone, which has half of this model's numbers.
+    # Without whitening, the backbone, which has half of this model's numbers, stays as it is.
     assert path.with_suffix(".bin").stat().st_size < (0.6 if compression == "fp16" else 0.7) * full
 
 
