@@ -89,3 +89,17 @@ def test_foreign_images_are_those_of_the_category_left_out(config, capsys):
 
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0] for row in rows] == ["| left out", "| bolt", "| nut", "| mean"]
+
+
+@pytest.mark.slow
+def test_eight_bits_prints_times_and_sizes(config, capsys):
+    """The whole model is timed in both types beside its backbone, and takes less room in eight bits."""
+    benchmark("eight_bits").main(["--config", str(config), "use_whitening=true", "--threads", "1", "--rounds", "2"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    rows = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in (line.split("|") for line in lines)}
+    (backbone, *_), (full, ratio, size), (*_, smaller) = (
+        rows[name] for name in ("backbone, FP32", "whole model, FP32", "whole model, INT8_PTQ")
+    )
+    backbone, full, ratio = (float(cell.split()[0]) for cell in (backbone, full, ratio))  # wall time
+    assert (full - 0.05) / (backbone + 0.05) - 0.005 <= ratio <= (full + 0.05) / (backbone - 0.05) + 0.005  # as printed
+    assert float(smaller) < float(size)
