@@ -72,7 +72,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
             training images before the first step. Not published; it makes short trainings much better.
         whitening_noise: Standard deviation of the noise on the whitened maps in training, without effect if there is no
             whitening. It bounds how sharp the density gets where the images never vary, such as a white background,
-            and with it the harm that a lower precision does; from 0.2 on, exports in 8 bits include the backbone. Ours.
+            and with it the harm that a lower precision does; from 0.1 on, exports in 8 bits include the backbone. Ours.
         commitment_weight: Weight of the codebooks' commitment in the loss.
         lr: Learning rate of Adam.
         warmup_ratio: Share of the training with a linearly rising learning rate; 10 of 60 passes as published.
@@ -119,7 +119,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
         use_whitening: bool = False,
-        whitening_noise: float = 0.3,
+        whitening_noise: float = 0.15,
         commitment_weight: float = 1.0,
         lr: float = 1e-4,
         warmup_ratio: float = 1 / 6,

@@ -108,7 +108,7 @@ class VQFlowModel(nn.Module):
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
         use_whitening: bool = False,
-        whitening_noise: float = 0.3,
+        whitening_noise: float = 0.15,
         score_map: ScoreMap = "likelihood",
         top_k_ratio: float = 0.03,
     ) -> None:

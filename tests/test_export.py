@@ -292,7 +292,7 @@ def compressed(folder, root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", ["int8", "int8_ptq"])
-@pytest.mark.parametrize(("noise", "eight_bits"), [(0.3, True), (0.1, False), (None, False)])
+@pytest.mark.parametrize(("noise", "eight_bits"), [(0.15, True), (0.05, False), (None, False)])
 def test_eight_bits_are_where_they_do_no_harm(compressed, compression, noise, eight_bits):
     """In the subnets always, in the backbone after its start if training had enough noise, in other rooms never."""
     found = weight_types(compressed(compression, noise))
@@ -305,7 +305,7 @@ def test_eight_bits_are_where_they_do_no_harm(compressed, compression, noise, ei
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.3, None])
+@pytest.mark.parametrize("noise", [0.15, None])
 def test_only_products_read_rounded_values(compressed, noise):
     """Sums, norms and the latents themselves are exact."""
     readers = {

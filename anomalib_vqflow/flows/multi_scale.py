@@ -69,7 +69,7 @@ class MultiScaleFlow(nn.Module):
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
         use_whitening: bool = False,
-        whitening_noise: float = 0.3,
+        whitening_noise: float = 0.15,
     ) -> None:
         super().__init__()
         if len(flow_steps) != len(dims_in) or min(flow_steps, default=0) < 1:
