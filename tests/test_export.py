@@ -36,6 +36,7 @@ from anomalib_vqflow.precision import (
     BACKBONE,
     NUM_PRECISE_LAYERS,
     PRECISE_ROOMS,
+    WHITENING,
     precise_operators,
     round_for_products_only,
 )
@@ -300,7 +301,10 @@ def test_eight_bits_are_where_they_do_no_harm(compressed, compression, noise, ei
     num_precise = NUM_PRECISE_LAYERS if eight_bits else len(backbone)
     assert set(backbone[:num_precise]) == {"f32"}
     assert set(backbone[num_precise:]) <= {"i8", "u8"}
-    assert any(kind in {"i8", "u8"} for name, kind in found if not name.startswith(BACKBONE))
+    rest = [kind for name, kind in found if not name.startswith((BACKBONE, *PRECISE_ROOMS))]
+    assert set(rest) <= {"i8", "u8"}
+    assert len(rest) == 2 * 3 + 10  # of the levels and of the fusion
+    assert sum(name.startswith(WHITENING) for name, _ in found) == (0 if noise is None else 3)
     assert {kind for name, kind in found if name.startswith(PRECISE_ROOMS)} == {"f32"}
 
 
@@ -320,19 +324,28 @@ def test_only_products_read_rounded_values(compressed, noise):
 
 
 def test_rounding_for_products_only():
-    """A value that a convolution and a sum read is rounded for the convolution, and weights stay rounded for all."""
+    """What a convolution and a sum read is rounded for the convolution; moving values between makes no difference."""
     image, limits = ops.parameter([1, 3, 4, 4], np.float32), [np.float32(limit) for limit in (-1, 1, -1, 1)]
     rounded = ops.fake_quantize(image, *limits, levels=256)
     kernel = ops.fake_quantize(ops.constant(np.ones((3, 3, 1, 1), np.float32)), *limits, levels=255)
-    halved = ops.multiply(kernel, np.float32(0.5))
+    halved = ops.multiply(kernel, np.float32(0.5))  # weights stay rounded for all
+    order = ops.constant(np.array([0, 1, 3, 2]))
+    moved, moved_for_both = ops.transpose(rounded, order), ops.transpose(rounded, order)
     product = ops.convolution(rounded, halved, [1, 1], [0, 0], [0, 0], [1, 1])
-    model = openvino.Model([ops.add(product, rounded)], [image])
+    other = ops.convolution(moved, halved, [1, 1], [0, 0], [0, 0], [1, 1])
+    another = ops.convolution(moved_for_both, halved, [1, 1], [0, 0], [0, 0], [1, 1])
+    total = ops.add(product, rounded)
+    outputs = [total, other, another, ops.relu(moved_for_both)]
+    model = openvino.Model(outputs, [image])
     round_for_products_only(model)
-    (total,) = (operator for operator in model.get_ops() if operator.get_type_name() == "Add")
-    sources = [value.get_node() for value in total.input_values()]
-    assert sources[1] == image
-    assert sources[0].input_value(0).get_node() == rounded
-    assert halved.input_value(0).get_node() == kernel
+
+    sources = {node: node.input_value(0).get_node() for node in (product, moved, moved_for_both, halved)}
+    assert total.input_value(1).get_node() == image
+    assert sources == {product: rounded, moved: rounded, moved_for_both: image, halved: kernel}
+    again = another.input_value(0).get_node()
+    assert again.get_type_name() == "FakeQuantize"
+    assert again.input_value(0).get_node() == moved_for_both
+    assert again.input_values()[1:] == rounded.input_values()[1:]
 
 
 def test_operators_without_rooms_are_refused():
