@@ -53,6 +53,19 @@ class Room(NamedTuple):
     method: str = "forward"
 
 
+class Backbone(nn.Module):
+    """The backbone with its pooling, as the model uses it."""
+
+    def __init__(self, model: VQFlow) -> None:
+        super().__init__()
+        self.features = model.model.features
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return all maps."""
+        details, semantic = self.features(images)
+        return (*details, semantic)
+
+
 class Operator(NamedTuple):
     """What one operator costs."""
 
@@ -295,6 +308,13 @@ def print_table(costs: dict[str, Cost], roofline: tuple[float, float] | None) ->
         print("|", " | ".join(cells), "|")
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command line name the model that :func:`build` builds."""
+    parser.add_argument("pairs", nargs="*", metavar="name=value", help="arguments of VQFlow, values as in YAML")
+    parser.add_argument("--config", type=Path, help="configuration file, as in configs/")
+    parser.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="size of the image in pixels")
+
+
 def build(config: Path | None, pairs: Sequence[str], input_size: Sequence[int] | None) -> VQFlow:
     """Build a model with random weights.
 
@@ -329,9 +349,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Command line; None for that of the process.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="*", metavar="name=value", help="arguments of VQFlow, values as in YAML")
-    parser.add_argument("--config", type=Path, help="configuration file, as in configs/")
-    parser.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="size of the image in pixels")
+    add_model_options(parser)
     parser.add_argument("--plain", action="store_true", help="convolve the conditions instead of looking them up")
     parser.add_argument("--measure", action="store_true", help="measure times, and this machine's roofline")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")

@@ -22,26 +22,12 @@ import numpy as np
 import openvino
 import torch
 from anomalib.deploy import CompressionType
-from cost import build
+from cost import Backbone, add_model_options, build
 from peers import settings
-from torch import Tensor, nn
 
 from anomalib_vqflow import SyntheticProducts, VQFlow
 
 QUIET = {"verbose": False}  # torch's exporter
-
-
-class Backbone(nn.Module):
-    """The backbone with its pooling, as the model uses it."""
-
-    def __init__(self, model: VQFlow) -> None:
-        super().__init__()
-        self.features = model.model.features
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return all maps."""
-        details, semantic = self.features(images)
-        return (*details, semantic)
 
 
 def export_all(model: VQFlow, folder: Path) -> dict[str, Path]:
@@ -87,9 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Command line; None for that of the process.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="*", metavar="name=value", help="arguments of VQFlow, values as in YAML")
-    parser.add_argument("--config", type=Path, help="configuration file, as in configs/")
-    parser.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="size of the image in pixels")
+    add_model_options(parser)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args(arguments)

@@ -92,6 +92,7 @@ if ARGUMENTS.only_infer:
     sys.exit()
 
 import torch  # noqa: E402
+from cost import Backbone  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from anomalib_vqflow import VQFlow, export  # noqa: E402
@@ -137,19 +138,6 @@ class FlowSide(nn.Module):
         images = maps[0].new_zeros(maps[0].shape[0], 3, *ARGUMENTS.image_size)
         prediction = self.model(images, Features(list(maps[:-1]), maps[-1]))
         return prediction.pred_score, prediction.anomaly_map
-
-
-class Backbone(nn.Module):
-    """The backbone with its pooling, as the model uses it."""
-
-    def __init__(self, model: VQFlow) -> None:
-        super().__init__()
-        self.features = model.model.features
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return all maps."""
-        details, semantic = self.features(images)
-        return (*details, semantic)
 
 
 def _plain_forward(self: ConditionedConv2d, x: Tensor, condition: Condition | None = None) -> Tensor:
