@@ -11,8 +11,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
+from .naming import first_names
+
 CHECKPOINT_KEY = "vqflow"
-NUM_NAMED = 5
 MEANING = frozenset({"backbone", "layers", "input_size", "concept_dim", "position_dim", "quantization", "affine_clamp"})
 """Arguments that change what the weights mean, perhaps without changing their shapes."""
 
@@ -86,11 +87,6 @@ def explain_misfit(found: Mapping[str, Any], wanted: Mapping[str, Any], reason: 
         cause = "The checkpoint was not made by VQFlow, whose arguments it lacks."
         cure = "Give the checkpoint of a VQFlow."
     return " ".join(part for part in (cause, cure, reason) if part)
-
-
-def first_names(names: Sequence[str]) -> str:
-    """List the first few names."""
-    return ", ".join(names[:NUM_NAMED]) + (f" and {len(names) - NUM_NAMED} more" if names[NUM_NAMED:] else "")
 
 
 def _plain(value: object) -> object:

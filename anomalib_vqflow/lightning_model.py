@@ -24,11 +24,12 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .anomaly_map import ScoreMap
-from .checkpoint import CheckpointMixin, first_names
+from .checkpoint import CheckpointMixin
 from .evaluation import CategoryEvaluator
 from .export import AntialiasExportMixin, AntialiasPreProcessor
 from .features import Features
 from .loss import LossTerms, VQFlowLoss
+from .naming import first_names
 from .precision import SMALLEST_NOISE
 from .schedule import TrainingDefaultsMixin, WarmupSchedule
 from .torch_model import InferencerPrediction, Prediction, VQFlowModel

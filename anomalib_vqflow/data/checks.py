@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from anomalib_vqflow.naming import first_names
+
 CLIPPED_MODES = ("I", "F")  # 16-bit and 32-bit grayscale; anomalib's reader clips them at 255, which makes them white
-NUM_NAMED = 5
 END_MARKERS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 TAIL_BYTES = 64
 
@@ -40,8 +41,8 @@ def check_images(image_paths: Sequence[str], mask_paths: Sequence[str]) -> None:
         if mask_size != size:
             problems.append(f"mask {mask_path} is {_text(mask_size)}, its image {image_path} is {_text(size)}")
     if problems:
-        more = f"; and {len(problems) - NUM_NAMED} more" if len(problems) > NUM_NAMED else ""
-        msg = f"Expected readable 8-bit images and masks of their size; {'; '.join(problems[:NUM_NAMED])}{more}."
+        named = first_names(problems, separator="; ")
+        msg = f"Expected readable 8-bit images and masks of their size; {named}."
         raise ValueError(msg)
 
 

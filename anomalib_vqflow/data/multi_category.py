@@ -12,8 +12,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Transform
 
+from anomalib_vqflow.naming import first_names
+
 from .category_folder import CategoryFolder
-from .checks import NUM_NAMED, check_images, find_duplicates
+from .checks import check_images, find_duplicates
 from .multi_category_dataset import MultiCategoryDataset
 from .parts import Argument, data_for_test, dataset_parts, folder_parts, name_parts, setup_part
 from .samplers import BalancedSampler, GroupedBatchSampler
@@ -205,9 +207,8 @@ class MultiCategory(AnomalibDataModule):
         check_images(list(masks), list(masks.values()))
         pairs = find_duplicates(self.train_data.samples.image_path, self.test_data.samples.image_path)
         if pairs:
-            named = "; ".join(f"{test} equals {train}" for train, test in pairs[:NUM_NAMED])
-            more = f"; and {len(pairs) - NUM_NAMED} more" if len(pairs) > NUM_NAMED else ""
-            rank_zero_warn(f"{len(pairs)} test images are training images, too, which flatters results: {named}{more}.")
+            named = first_names([f"{test} equals {train}" for train, test in pairs], separator="; ")
+            rank_zero_warn(f"{len(pairs)} test images are training images, too, which flatters results: {named}.")
 
     def _create_test_split(self) -> None:
         """Do nothing: every category has made its own split."""
