@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .loss import VQFlowLoss
     from .torch_model import VQFlowModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CategoryEvaluator",
@@ -31,7 +31,7 @@ __all__ = [
     "__version__",
 ]
 
-_ROOMS = {
+_MODULES = {
     "CategoryEvaluator": ".evaluation",
     "FeatureCache": ".cache",
     "MultiCategory": ".data",
@@ -54,10 +54,10 @@ def __getattr__(name: str) -> object:
     Raises:
         AttributeError: If there is no public class of that name.
     """
-    if name not in _ROOMS:
+    if name not in _MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(_ROOMS[name], __name__), name)
+    value = getattr(import_module(_MODULES[name], __name__), name)
     globals()[name] = value
     return value
 

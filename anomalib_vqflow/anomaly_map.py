@@ -56,7 +56,7 @@ class AnomalyMapGenerator(nn.Module):
 
     Example:
         >>> import torch
-        >>> generator = AnomalyMapGenerator(num_levels=2, num_concepts=3)
+        >>> generator = AnomalyMapGenerator(num_levels=2, num_concepts=3, score_map="likelihood", top_k_ratio=0.03)
         >>> latents, log_dets = (
         ...     [torch.randn(2, 8, 8, 8), torch.randn(2, 8, 4, 4)],
         ...     [torch.zeros(2, 8, 8), torch.zeros(2, 4, 4)],
@@ -70,9 +70,7 @@ class AnomalyMapGenerator(nn.Module):
     level_variance: Tensor  # (L,)
     num_observed: Tensor  # (), batches seen
 
-    def __init__(
-        self, num_levels: int, num_concepts: int, score_map: ScoreMap = "likelihood", top_k_ratio: float = 0.03
-    ) -> None:
+    def __init__(self, *, num_levels: int, num_concepts: int, score_map: ScoreMap, top_k_ratio: float) -> None:
         super().__init__()
         if score_map not in get_args(ScoreMap):
             msg = f"score_map must be one of {get_args(ScoreMap)}, got {score_map!r}."
@@ -93,13 +91,13 @@ class AnomalyMapGenerator(nn.Module):
         return self.score_map == "likelihood"
 
     def forward(
-        self, latents: Sequence[Tensor], cell_log_dets: Sequence[Tensor], concept: Tensor, size: tuple[int, int]
+        self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], concept: Tensor, size: tuple[int, int]
     ) -> Scores:
         """Score a batch.
 
         Args:
             latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
-            cell_log_dets: Log-determinants of the cells in nats, shape ``(B, h_i, w_i)`` per level; only the
+            log_dets: Log-determinants of the cells in nats, shape ``(B, h_i, w_i)`` per level; only the
                 likelihood map depends on them.
             concept: Concept of each image, shape ``(B,)``; only the likelihood map depends on it.
             size: Height and width of the map, in pixels.
@@ -108,7 +106,7 @@ class AnomalyMapGenerator(nn.Module):
             Maps and image scores.
         """
         if self.needs_log_det:
-            raw_map = self.calibration(self._standard_energy(latents, cell_log_dets, size), concept)
+            raw_map = self.calibration(self._standard_energy(latents, log_dets, size), concept)
             anomaly_map, pred_score = to_unit(raw_map), to_unit(self._top_mean(raw_map))
         else:
             log_p = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # (B, 1, h_i, w_i)
@@ -118,29 +116,29 @@ class AnomalyMapGenerator(nn.Module):
         return Scores(anomaly_map.nan_to_num(nan=1.0), pred_score.nan_to_num(nan=1.0))
 
     def uncalibrated_scores(
-        self, latents: Sequence[Tensor], cell_log_dets: Sequence[Tensor], size: tuple[int, int]
+        self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], size: tuple[int, int]
     ) -> Tensor:
         """Average the top share of the likelihood map before calibration; what calibration is fitted to.
 
         Args:
             latents: See :meth:`forward`.
-            cell_log_dets: See :meth:`forward`.
+            log_dets: See :meth:`forward`.
             size: See :meth:`forward`.
 
         Returns:
             Scores in standard deviations of a cell's energy, shape ``(B,)``.
         """
-        return self._top_mean(self._standard_energy(latents, cell_log_dets, size))
+        return self._top_mean(self._standard_energy(latents, log_dets, size))
 
     @torch.no_grad()
-    def observe_(self, latents: Sequence[Tensor], cell_log_dets: Sequence[Tensor]) -> None:
+    def observe_(self, latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> None:
         """Follow mean and variance of the energies of normal images, as running means over the last 100 batches or so.
 
         Args:
             latents: See :meth:`forward`.
-            cell_log_dets: See :meth:`forward`.
+            log_dets: See :meth:`forward`.
         """
-        levels = energies(latents, cell_log_dets)
+        levels = energies(latents, log_dets)
         mean = torch.stack([level.mean() for level in levels]).to(self.level_mean.dtype)
         variance = torch.stack([level.var(correction=0) for level in levels]).to(self.level_mean.dtype)
         finite = mean.isfinite().all() & variance.isfinite().all()  # training stops at such a loss, in its own words
@@ -149,11 +147,9 @@ class AnomalyMapGenerator(nn.Module):
         self.level_variance.lerp_(variance.nan_to_num(posinf=0.0), weight)
         self.num_observed.add_(finite)
 
-    def _standard_energy(
-        self, latents: Sequence[Tensor], cell_log_dets: Sequence[Tensor], size: tuple[int, int]
-    ) -> Tensor:
+    def _standard_energy(self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Average the standardized levels; maps of shape ``(B, 1, H, W)``."""
-        levels = energies(latents, cell_log_dets)
+        levels = energies(latents, log_dets)
         scales = self.level_variance.clamp_min(1e-12).rsqrt()
         standard = [(levels[i] - self.level_mean[i]) * scales[i] for i in range(len(levels))]
         return _upsampled_sum(standard, size) / len(levels)
@@ -164,19 +160,19 @@ class AnomalyMapGenerator(nn.Module):
         return pixels.topk(max(int(self.top_k_ratio * maps.shape[-2] * maps.shape[-1]), 1), dim=1).values.mean(dim=1)
 
 
-def energies(latents: Sequence[Tensor], cell_log_dets: Sequence[Tensor]) -> list[Tensor]:
+def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> list[Tensor]:
     """Weigh latents and volume to the energy of each cell, in nats per dimension.
 
     Args:
         latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
-        cell_log_dets: Log-determinants of shape ``(B, h_i, w_i)`` per level, in nats.
+        log_dets: Log-determinants of shape ``(B, h_i, w_i)`` per level, in nats.
 
     Returns:
         Energies of shape ``(B, 1, h_i, w_i)`` per level.
     """
     return [
         0.5 * z.square().mean(dim=1, keepdim=True) - LOG_DET_WEIGHT / z.shape[1] * log_det[:, None]
-        for z, log_det in zip(latents, cell_log_dets, strict=True)
+        for z, log_det in zip(latents, log_dets, strict=True)
     ]
 
 

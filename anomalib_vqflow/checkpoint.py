@@ -14,6 +14,8 @@ from torch import nn
 from .naming import first_names
 
 CHECKPOINT_KEY = "vqflow"
+CHECKPOINT_FORMAT = 2
+"""How weights are named. Checkpoints of version 0.1, which name them otherwise, tell no format."""
 MEANING = frozenset({"backbone", "layers", "input_size", "concept_dim", "position_dim", "quantization", "affine_clamp"})
 """Arguments that change what the weights mean, perhaps without changing their shapes."""
 
@@ -64,7 +66,7 @@ def differing_arguments(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name != "pre_trained"}
 
 
-def explain_misfit(found: Mapping[str, Any], wanted: Mapping[str, Any], reason: str = "") -> str:
+def explain_mismatch(found: Mapping[str, Any], wanted: Mapping[str, Any], reason: str = "") -> str:
     """Tell why a checkpoint does not fit a model, and what to do.
 
     Args:
@@ -120,7 +122,11 @@ class CheckpointMixin(LightningModule):
             raise ValueError(msg)
         # Lightning mixes the arguments of load_from_checkpoint into its own copy, so the true ones are kept beside it.
         arguments = checkpoint["hyper_parameters"]
-        checkpoint[CHECKPOINT_KEY] = {"arguments": dict(arguments), "random_states": random_states()}
+        checkpoint[CHECKPOINT_KEY] = {
+            "format": CHECKPOINT_FORMAT,
+            "arguments": dict(arguments),
+            "random_states": random_states(),
+        }
         arguments["pre_trained"] = False  # the backbone's weights are in the checkpoint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -130,13 +136,20 @@ class CheckpointMixin(LightningModule):
             checkpoint: The checkpoint.
 
         Raises:
-            ValueError: If an argument that changes what the weights mean differs from the checkpoint's.
+            ValueError: If version 0.1 made the checkpoint, or an argument that changes what the weights mean differs
+                from the checkpoint's.
         """
         super().on_load_checkpoint(checkpoint)
         ours = checkpoint.get(CHECKPOINT_KEY, {})
+        if ours and "format" not in ours:
+            msg = (
+                "This checkpoint was made by version 0.1 of anomalib-vqflow, whose weights have other names. Train "
+                "again, or use it with that version: pip install 'anomalib-vqflow<0.2'."
+            )
+            raise ValueError(msg)
         self._loaded_arguments = ours.get("arguments", {})
         if MEANING & differing_arguments(self._loaded_arguments, self.hparams).keys():
-            raise ValueError(explain_misfit(self._loaded_arguments, self.hparams))
+            raise ValueError(explain_mismatch(self._loaded_arguments, self.hparams))
         resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if resumes and self.trainer.world_size == 1 and ours:
             # Setting up the dataloader draws from the generators. If the checkpoint was made after an epoch, this is
@@ -172,4 +185,4 @@ class CheckpointMixin(LightningModule):
         except RuntimeError as error:
             if self._loaded_arguments is None:
                 raise
-            raise ValueError(explain_misfit(self._loaded_arguments, self.hparams, str(error))) from error
+            raise ValueError(explain_mismatch(self._loaded_arguments, self.hparams, str(error))) from error

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchvision.transforms.v2 import Compose, Resize, Transform
 
-from .discrete import frozen_tables
+from .condition import frozen_tables
 from .precision import careful_compression, name_by_room
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
 
     input_size: tuple[int, int] | None
     is_exported = False  # while torch.onnx traces the model
-    bears_eight_bits: bool  # whether the backbone may compute in them
+    supports_int8_backbone: bool  # whether the backbone may compute in them
     _is_for_openvino = False
 
     def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
@@ -286,7 +286,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             eight_bits = compression_type not in {None, CompressionType.FP16}
             with (
                 calibration_size(datamodule, input_size or self.input_size),
-                careful_compression(precise_backbone=not self.bears_eight_bits) if eight_bits else nullcontext(),
+                careful_compression(precise_backbone=not self.supports_int8_backbone) if eight_bits else nullcontext(),
             ):
                 return super().to_openvino(
                     export_root,

@@ -48,7 +48,7 @@ class FeaturePyramid(nn.Module):
 
     Example:
         >>> import torch
-        >>> pyramid = FeaturePyramid("test_convnext2", pre_trained=False, input_size=(64, 64))
+        >>> pyramid = FeaturePyramid(backbone="test_convnext2", layers=None, pre_trained=False, input_size=(64, 64))
         >>> features = pyramid(torch.rand(2, 3, 64, 64))
         >>> [tuple(h.shape) for h in features.details], tuple(features.semantic.shape)
         ([(2, 32, 8, 8), (2, 64, 4, 4), (2, 96, 2, 2)], (2, 128, 2, 2))
@@ -56,10 +56,11 @@ class FeaturePyramid(nn.Module):
 
     def __init__(
         self,
+        *,
         backbone: str,
-        layers: Sequence[int | str] | None = None,
-        pre_trained: bool | str | Path = True,
-        input_size: tuple[int, int] = (384, 384),
+        layers: Sequence[int | str] | None,
+        pre_trained: bool | str | Path,
+        input_size: tuple[int, int],
     ) -> None:
         super().__init__()
         indices = _layer_indices(backbone, layers)
@@ -131,6 +132,25 @@ class FeaturePyramid(nn.Module):
         if not all(m.numel() for m in maps):  # torch 2.10 refuses images smaller than a kernel on real devices only
             raise ValueError(_size_refused(backbone, input_size, ValueError("a map would have no cells.")))
         return maps
+
+
+def height_and_width(input_size: Sequence[int] | int) -> list[int]:
+    """Read an image size.
+
+    Args:
+        input_size: Height and width in pixels, or one number for both.
+
+    Returns:
+        Height and width.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    sizes = [input_size, input_size] if isinstance(input_size, int) else list(input_size)
+    if isinstance(input_size, str) or len(sizes) != 2 or any(int(size) != size or size < 1 for size in sizes):
+        msg = f"input_size must be height and width in pixels, such as [256, 256], or one number, got {input_size!r}."
+        raise ValueError(msg)
+    return [int(size) for size in sizes]
 
 
 def _size_refused(backbone: str, input_size: tuple[int, int], error: Exception) -> str:

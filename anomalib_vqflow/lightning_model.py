@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VQ-Flow as an anomalib model: the paper's defaults, optimizer, schedule and logging."""
+"""VQ-Flow as an anomalib model: defaults, training and prediction steps, optimizer and logging."""
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
@@ -15,42 +14,39 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .anomaly_map import ScoreMap
+from .batches import broken_images
 from .checkpoint import CheckpointMixin
 from .evaluation import CategoryEvaluator
 from .export import AntialiasExportMixin, AntialiasPreProcessor
-from .features import Features
+from .features import height_and_width
+from .fitting import FittingMixin
 from .loss import LossTerms, VQFlowLoss
 from .naming import first_names
 from .precision import SMALLEST_NOISE
 from .schedule import TrainingDefaultsMixin, WarmupSchedule
 from .torch_model import InferencerPrediction, Prediction, VQFlowModel
 
-NUM_FIT_IMAGES = 1024
-"""A thousand images are enough for a covariance of a few hundred channels and for calibration, and cost little."""
 
-
-class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, AnomalibModule):
+class VQFlow(FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, AnomalibModule):
     """Detect anomalies on many products with one model: VQ-Flow.
 
     One model is trained on the normal images of any number of products, without class labels. A codebook finds the
     concept (the product), codebooks under it hold its normal patterns, and normalizing flows under these patterns turn
-    features into latents whose likelihood is the score. The defaults are the published configuration.
+    features into latents whose likelihood is the score. The defaults are the model that we recommend; the published
+    configuration is in ``configs/mvtec_ad.yaml``.
 
     Source: Zhou et al., "VQ-Flow: Taming Normalizing Flows for Multi-Class Anomaly Detection via Hierarchical Vector
     Quantization", 2024, https://arxiv.org/abs/2409.00942
 
     Args:
-        backbone: Name of a timm model with ``features_only`` support. The weights of the published one,
-            ``convnextv2_base``, are CC BY-NC 4.0.
+        backbone: Name of a timm model with ``features_only`` support, or ``vqflow_tiny`` from this package. Weights of
+            the default one are Apache-2.0; those of the published one, ``convnextv2_base``, are CC BY-NC 4.0.
         layers: Indices or timm names of the maps used, fine to coarse, the last one semantic; None for the last four.
         pre_trained: True for timm's weights, False for random ones, or the path of a local weights file. A checkpoint
             carries the backbone's weights, so that loading it needs neither network nor file.
@@ -73,12 +69,13 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
             training images before the first step. Not published; it makes short trainings much better.
         whitening_noise: Standard deviation of the noise on the whitened maps in training, without effect if there is no
             whitening. It bounds how sharp the density gets where the images never vary, such as a white background,
-            and with it the harm that a lower precision does; from 0.1 on, exports in 8 bits include the backbone. Ours.
+            and with it the harm that a lower precision does; from 0.1 on, INT8 exports include the backbone. Not
+            published.
         commitment_weight: Weight of the codebooks' commitment in the loss.
         lr: Learning rate of Adam.
-        warmup_ratio: Share of the training with a linearly rising learning rate; 10 of 60 passes as published.
+        warmup_ratio: Share of the training with a linearly rising learning rate; 10 of 60 epochs as published.
         lr_schedule: ``constant`` after the warm-up, as published, or ``cosine``, which falls to 0 at the end of the
-            training and needs fewer passes.
+            training and needs fewer epochs.
         score_map: ``likelihood`` (absolute, ours), or the published ``multiplicative`` or ``additive``, which are
             relative to the image's best pixel.
         top_k_ratio: Share of the map averaged for the image score.
@@ -103,28 +100,28 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
 
     def __init__(
         self,
-        backbone: str = "convnextv2_base",
+        backbone: str = "mobilenetv2_100",
         layers: Sequence[int | str] | None = None,
         pre_trained: bool | str | Path = True,
-        input_size: Sequence[int] | int = (384, 384),
-        concept_dim: int = 512,
+        input_size: Sequence[int] | int = (256, 256),
+        concept_dim: int = 32,
         num_concepts: int = 32,
         concept_novelty: float = 0.0,
-        position_dim: int = 64,
-        num_patterns: int = 512,
+        position_dim: int = 16,
+        num_patterns: int = 256,
         quantization: Literal["residual", "independent"] = "residual",
         use_patterns: bool = True,
-        flow_steps: Sequence[int] = (2, 5, 8),
-        hidden_dim: int | None = None,
+        flow_steps: Sequence[int] = (2, 4, 6),
+        hidden_dim: int | None = 64,
         affine_clamp: float = 1.9,
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
-        use_whitening: bool = False,
+        use_whitening: bool = True,
         whitening_noise: float = 0.15,
         commitment_weight: float = 1.0,
-        lr: float = 1e-4,
+        lr: float = 2e-3,
         warmup_ratio: float = 1 / 6,
-        lr_schedule: Literal["constant", "cosine"] = "constant",
+        lr_schedule: Literal["constant", "cosine"] = "cosine",
         score_map: ScoreMap = "likelihood",
         top_k_ratio: float = 0.03,
         pre_processor: PreProcessor | bool = True,
@@ -135,7 +132,7 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         # Lightning stores the local variables as hyperparameters: plain lists load with weights_only=True.
         layers = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
         pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
-        input_size = _height_width(input_size)
+        input_size = height_and_width(input_size)
         flow_steps = [int(steps) for steps in flow_steps]
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((input_size[0], input_size[1]))
@@ -151,7 +148,6 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
             raise ValueError(msg)
         self.warmup_ratio = warmup_ratio
         self.lr_schedule = lr_schedule
-        self._told_short_batch = False
         height, width = self.input_size or input_size
         self.model = VQFlowModel(
             input_size=(height, width),
@@ -175,8 +171,8 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
             score_map=score_map,
             top_k_ratio=top_k_ratio,
         )
-        self.loss = VQFlowLoss(commitment_weight)
-        self.bears_eight_bits = use_whitening and whitening_noise >= SMALLEST_NOISE
+        self.loss = VQFlowLoss(commitment_weight=commitment_weight)
+        self.supports_int8_backbone = use_whitening and whitening_noise >= SMALLEST_NOISE
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> STEP_OUTPUT:
         """Compute the loss of a batch and log it with its parts.
@@ -197,9 +193,9 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         if images.shape[0] < 2:
             return self._leave_out_short_batch(batch_idx)
         output = self.model(images, self._known_features(batch))
-        terms = self.loss(output.latents, output.log_det, output.commitment)
+        terms = self.loss(output.latents, output.log_dets, output.commitment)
         if not terms.total.isfinite():
-            self._stop_on_broken_loss(batch, terms.total)
+            raise ValueError(self._explain_broken_loss(batch, terms.total))
         self._log_training(terms, sum(z[0].numel() for z in output.latents), images.shape[0])
         return {"loss": terms.total}
 
@@ -224,20 +220,6 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
                 prediction = prediction._replace(**self.post_processor(prediction)._asdict())
         return prediction if self.is_exported else InferencerPrediction(*prediction)
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Turn images as a dataset gives them into what the torch model takes, as training does.
-
-        Args:
-            images: Images of shape ``(B, 3, H, W)`` in [0, 1], on any device.
-
-        Returns:
-            Images after the pre-processor's transform, on the model's device and of its type.
-        """
-        images = images.to(self.device)
-        if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
-            images = self.pre_processor.transform(images)
-        return images.to(self.dtype)
-
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Predict the scores of a batch.
 
@@ -250,77 +232,21 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
             The batch with ``pred_score``, ``anomaly_map`` and, as an attribute, ``concept``.
         """
         del args, kwargs
-        return self._predict(batch)
-
-    def test_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
-        """Predict the scores of a batch; see :meth:`validation_step`."""
-        del args, kwargs
-        return self._predict(batch)
-
-    def predict_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
-        """Predict the scores of a batch; see :meth:`validation_step`."""
-        del args, kwargs
-        return self._predict(batch)
-
-    def _predict(self, batch: Batch) -> STEP_OUTPUT:
-        broken = _broken_images(batch)
+        broken = broken_images(batch)
         if broken:
             rank_zero_warn(f"Images with NaN or infinite pixels score as anomalous: {first_names(broken)}.")
         prediction: Prediction = self.model(self._images(batch))
         batch.concept = prediction.concept  # type: ignore[attr-defined]  # no field of anomalib's batches
         return batch.update(pred_score=prediction.pred_score, anomaly_map=prediction.anomaly_map)
 
-    def _images(self, batch: Batch) -> Tensor:
-        return cast("Tensor", batch.image).to(self.dtype)  # anomalib's batches are float32, even in precision 64
-
-    def _known_features(self, batch: Batch) -> Features | None:
-        """Get the backbone's maps from a batch of :class:`.FeatureCache`."""
-        features: Features | None = getattr(batch, "features", None)
-        if features is None:
-            return None
-        return Features([detail.to(self.dtype) for detail in features.details], features.semantic.to(self.dtype))
-
-    def _stop_on_broken_loss(self, batch: Batch, loss: Tensor) -> NoReturn:
-        where = f"The loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}."
-        safe = "The weights were not changed, and the last checkpoint is good."
-        broken = _broken_images(batch)
-        if broken:
-            msg = f"{where} Images have NaN or infinite pixels: {first_names(broken)}. Repair or remove them. {safe}"
-            raise ValueError(msg)
-        msg = f"{where} {safe} Resume from it with a smaller lr (now {self.lr}), or in precision 32 if it was lower."
-        raise ValueError(msg)
-
-    def _leave_out_short_batch(self, batch_idx: int) -> STEP_OUTPUT:
-        if batch_idx == 0:
-            msg = (
-                "VQ-Flow cannot train on single images, because its encoders normalize over the batch, but the first "
-                "batch has one. Set train_batch_size to 2 or more, and train on at least two images."
-            )
-            raise ValueError(msg)
-        if not self._told_short_batch:
-            rank_zero_warn("The last batch of an epoch has a single image and is left out of the training.")
-            self._told_short_batch = True
-        if self.trainer.world_size == 1:
-            return None
-        trainable = [parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]
-        return {"loss": 0.0 * torch.stack(trainable).sum()}
+    test_step = predict_step = validation_step
 
     def _log_training(self, terms: LossTerms, num_dims: int, batch_size: int) -> None:
         """Log the loss per latent dimension, its parts, how evenly the codes are used, and how many are."""
         loss = terms.total.detach() / num_dims
         self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size)
-        concept = self.model.concept.codebook
-        values = {
-            "train_nll": terms.nll,
-            "train_log_det": terms.log_det,
-            "train_commitment": terms.commitment,
-            "concept_perplexity": concept.perplexity,
-            "concept_live_ratio": concept.live_ratio,
-        }
-        for level, codebook in enumerate(self.model.pattern_codebooks):
-            values[f"pattern_perplexity/{level}"] = codebook.perplexity
-            values[f"pattern_live_ratio/{level}"] = codebook.live_ratio
-        self.log_dict(values, batch_size=batch_size)
+        parts = {f"train_{name}": getattr(terms, name) for name in ("nll", "log_det", "commitment")}
+        self.log_dict(parts | self.model.codebook_statistics(), batch_size=batch_size)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Set up Adam with a linear warm-up, then the constant learning rate as published, or a falling one.
@@ -335,42 +261,6 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def on_train_start(self) -> None:
-        """Fit the whitening if there is one, after what :class:`CheckpointMixin` restores."""
-        super().on_train_start()
-        if self.model.needs_whitening:
-            self.model.fit_whitening_(self._some_features())
-
-    def on_validation_start(self) -> None:
-        """Calibrate the scores, on which validation then sets the threshold."""
-        super().on_validation_start()
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.model.fit_calibration_(self._some_features())
-
-    def on_train_epoch_end(self) -> None:
-        """Calibrate the scores where there is no validation, before the checkpoint is saved."""
-        super().on_train_epoch_end()
-        if not self.trainer.enable_validation:
-            self.model.eval()
-            self.model.fit_calibration_(self._some_features())
-            self.model.train()
-
-    def _some_features(self) -> Iterator[Features]:
-        """Yield what the backbone sees in up to 1,024 of the training images, evenly drawn."""
-        loader = cast("DataLoader", self.trainer.train_dataloader)
-        dataset = cast("Sized", loader.dataset)
-        chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), NUM_FIT_IMAGES)).round().astype(int).tolist()
-        with isolate_rng():  # augmentations and loaders draw from the generators; the training must not notice
-            for batch in DataLoader(
-                Subset(loader.dataset, chosen),
-                batch_size=loader.batch_size or 1,
-                num_workers=loader.num_workers,
-                collate_fn=loader.collate_fn,
-            ):
-                batch = self.transfer_batch_to_device(batch, self.device, 0)
-                features = self._known_features(batch)
-                yield self.model.features(self.prepare(batch.image)) if features is None else features
-
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """None, because anomalib lets them override the user's; see :meth:`setup` for our defaults."""
@@ -383,11 +273,11 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Resize to ``image_size`` (height and width, 384×384 by default) and normalize as on ImageNet."""
+        """Resize to ``image_size`` (height and width, 256×256 by default) and normalize as on ImageNet."""
         return AntialiasPreProcessor(
             transform=Compose(
                 [
-                    Resize(image_size or (384, 384), antialias=True),
+                    Resize(image_size or (256, 256), antialias=True),
                     Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
                 ]
             )
@@ -397,21 +287,3 @@ class VQFlow(TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, Anoma
     def configure_evaluator() -> Evaluator:
         """Evaluate per category, their mean, and pooled over all images."""
         return CategoryEvaluator()
-
-
-def _height_width(input_size: Sequence[int] | int) -> list[int]:
-    sizes = [input_size, input_size] if isinstance(input_size, int) else list(input_size)
-    if isinstance(input_size, str) or len(sizes) != 2 or any(int(size) != size or size < 1 for size in sizes):
-        msg = f"input_size must be height and width in pixels, such as [256, 256], or one number, got {input_size!r}."
-        raise ValueError(msg)
-    return [int(size) for size in sizes]
-
-
-def _broken_images(batch: Batch) -> list[str]:
-    """Name the images that have pixels which are NaN or infinite."""
-    images = cast("Tensor", batch.image)
-    finite = images.isfinite().flatten(1).all(dim=1)
-    if finite.all():
-        return []
-    paths = getattr(batch, "image_path", None) or [f"number {index} of a batch" for index in range(len(images))]
-    return [path for path, good in zip(paths, finite.tolist(), strict=True) if not good]

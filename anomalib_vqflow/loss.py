@@ -23,7 +23,8 @@ class VQFlowLoss(nn.Module):
     .. math:: L = \frac{1}{B} \sum_b \Big[ \sum_i \tfrac12 \lVert z'_{b,i} \rVert^2 - \log|\det J_b| \Big]
               + \lambda L_{commitment}
 
-    The likelihood leaves out the constant :math:`\tfrac12 \log 2\pi` per dimension.
+    The log-determinant of an image is the sum of its cells'. The likelihood leaves out the constant
+    :math:`\tfrac12 \log 2\pi` per dimension.
 
     Source: VQ-Flow (Zhou et al., 2024), https://arxiv.org/abs/2409.00942. Unlike in the paper's release, the
     log-determinant includes that of the concept-aware Gaussian, without which the loss has no lower bound.
@@ -36,29 +37,31 @@ class VQFlowLoss(nn.Module):
 
     Example:
         >>> import torch
-        >>> terms = VQFlowLoss()([torch.ones(2, 3, 4, 4)], torch.zeros(2), torch.tensor(0.5))
+        >>> loss = VQFlowLoss(commitment_weight=1.0)
+        >>> terms = loss([torch.ones(2, 3, 4, 4)], [torch.zeros(2, 4, 4)], torch.tensor(0.5))
         >>> terms.total, terms.nll
         (tensor(24.5000), tensor(0.5000))
     """
 
-    def __init__(self, commitment_weight: float = 1.0) -> None:
+    def __init__(self, *, commitment_weight: float) -> None:
         super().__init__()
         if commitment_weight < 0:
             msg = f"commitment_weight must not be negative, got {commitment_weight}."
             raise ValueError(msg)
         self.commitment_weight = commitment_weight
 
-    def forward(self, latents: Sequence[Tensor], log_det: Tensor, commitment: Tensor) -> LossTerms:
+    def forward(self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], commitment: Tensor) -> LossTerms:
         """Compute the loss of a batch, in float32 or wider.
 
         Args:
             latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
-            log_det: ``log|det J|`` in nats, shape ``(B,)``.
+            log_dets: What each cell contributes to ``log|det J|`` in nats, shape ``(B, h_i, w_i)`` per level.
             commitment: Sum of the codebooks' commitments, shape ``()``.
 
         Returns:
             The loss and its parts.
         """
+        log_det = torch.stack([level.sum(dim=(1, 2)) for level in log_dets]).sum(dim=0)  # (B,)
         log_det = log_det.to(torch.promote_types(log_det.dtype, torch.float32))
         energies = [0.5 * z.to(log_det.dtype).square().flatten(1).sum(dim=1) for z in latents]
         num_dims = sum(z[0].numel() for z in latents)

@@ -63,7 +63,7 @@ class TrainingDefaultsMixin(LightningModule):
     def setup(self, stage: str) -> None:
         """Replace Lightning's defaults by ours where the user chose nothing.
 
-        Without ``max_epochs``, ``max_steps`` or ``max_time``, 60 passes are trained, as published, instead of
+        Without ``max_epochs``, ``max_steps`` or ``max_time``, 60 epochs are trained, as published, instead of
         Lightning's 1,000. Validation is not tried before training.
 
         Args:
@@ -91,7 +91,7 @@ class TrainingDefaultsMixin(LightningModule):
             self.trainer.num_sanity_val_steps = 0
 
     def num_training_steps(self) -> int:
-        """Count the optimizer steps of the whole training; unlimited length is taken for 60 passes."""
+        """Count the optimizer steps of the whole training; unlimited length is taken for 60 epochs."""
         num_steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(num_steps):
             self.trainer.fit_loop.setup_data()

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VQ-Flow as a torch module: wires the rooms in the order of the paper's framework figure."""
+"""VQ-Flow as a torch module: wires the parts in the order of the paper's framework figure."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .anomaly_map import AnomalyMapGenerator, ScoreMap
-from .discrete import Concepts
+from .condition import ConditionEncoder
 from .features import FeaturePyramid, Features
-from .flows import Latents, Moments, MultiScaleFlow, Whitening
-from .quantization import Codebook, ConceptQuantizer, ConditionEncoder, Conditions, Quantized
+from .flows import Moments, MultiScaleFlow, Whitening
+from .quantization import Codebook, ConceptQuantizer
 
 
 class VQFlowOutput(NamedTuple):
-    """What a training step needs."""
+    """What the flows make of a batch: all that the loss needs."""
 
-    latents: list[Tensor]  # z'_i, (B, C_i, h_i, w_i)
-    log_det: Tensor  # (B,), nats
+    latents: tuple[Tensor, ...]  # z'_i, (B, C_i, h_i, w_i)
+    log_dets: tuple[Tensor, ...]  # their cells' share of log|det J|, (B, h_i, w_i), nats
     commitment: Tensor  # (), summed over the codebooks
-    concept_indices: Tensor  # (B,)
+    concept_indices: Tensor  # (B,), index of the prototype, int64
 
 
 class Prediction(NamedTuple):
@@ -54,36 +54,18 @@ class VQFlowModel(nn.Module):
 
     Args:
         input_size: Nominal height and width of the images in pixels. Images of other sizes work if the backbone takes
-            them.
-        backbone: See :class:`.FeaturePyramid`, like the next two.
-        layers: Layers of the backbone; the last one is semantic.
-        pre_trained: Weights of the backbone.
-        concept_dim: Width D of the prototypes.
-        num_concepts: Number of prototypes.
-        concept_novelty: How far from all prototypes an image must be to get one of its own; see :class:`.Codebook`.
-        position_dim: Width P of the position encoding; 0 leaves the position out.
-        num_patterns: Number of patterns per level.
-        quantization: ``residual`` quantizes patterns against position and prototype, ``independent`` by themselves.
-        use_patterns: Whether the flows see patterns; without, they see position and prototype only.
-        flow_steps: Couplings per detail level.
-        hidden_dim: Width of the coupling subnets; None for the width of their input, as published.
-        affine_clamp: Bound of the couplings' log-scale.
-        use_concept_gaussian: Whether the base distribution depends on the concept.
-        use_fusion: Whether the scales are coupled at the end.
-        use_whitening: Whether the detail maps are whitened before the flows; needs :meth:`fit_whitening_`. Ours.
-        whitening_noise: Noise on the whitened maps in training; see :class:`.MultiScaleFlow`.
-        score_map: See :class:`.AnomalyMapGenerator`, like the next one.
-        top_k_ratio: Share of the pixels averaged for the image score.
+            them. All other arguments are those of :class:`.VQFlow`, which has their defaults.
 
     Raises:
         ValueError: If an argument is out of its range, or the backbone does not fit it.
 
     Example:
         >>> import torch
-        >>> model = VQFlowModel((64, 64), "test_convnext2", pre_trained=False, concept_dim=16, position_dim=8)
+        >>> from anomalib_vqflow import VQFlow
+        >>> model = VQFlow("test_convnext2", pre_trained=False, input_size=64).model
         >>> images = torch.rand(2, 3, 64, 64)
-        >>> model(images).log_det.shape
-        torch.Size([2])
+        >>> [tuple(z.shape) for z in model(images).latents]
+        [(2, 32, 8, 8), (2, 64, 4, 4), (2, 96, 2, 2)]
         >>> prediction = model.eval()(images)
         >>> prediction.anomaly_map.shape, prediction.pred_score.shape
         (torch.Size([2, 1, 64, 64]), torch.Size([2]))
@@ -91,26 +73,27 @@ class VQFlowModel(nn.Module):
 
     def __init__(
         self,
-        input_size: tuple[int, int] = (384, 384),
-        backbone: str = "convnextv2_base",
-        layers: Sequence[int | str] | None = None,
-        pre_trained: bool | str | Path = True,
-        concept_dim: int = 512,
-        num_concepts: int = 32,
-        concept_novelty: float = 0.0,
-        position_dim: int = 64,
-        num_patterns: int = 512,
-        quantization: Literal["residual", "independent"] = "residual",
-        use_patterns: bool = True,
-        flow_steps: Sequence[int] = (2, 5, 8),
-        hidden_dim: int | None = None,
-        affine_clamp: float = 1.9,
-        use_concept_gaussian: bool = True,
-        use_fusion: bool = True,
-        use_whitening: bool = False,
-        whitening_noise: float = 0.15,
-        score_map: ScoreMap = "likelihood",
-        top_k_ratio: float = 0.03,
+        *,
+        input_size: tuple[int, int],
+        backbone: str,
+        layers: Sequence[int | str] | None,
+        pre_trained: bool | str | Path,
+        concept_dim: int,
+        num_concepts: int,
+        concept_novelty: float,
+        position_dim: int,
+        num_patterns: int,
+        quantization: Literal["residual", "independent"],
+        use_patterns: bool,
+        flow_steps: Sequence[int],
+        hidden_dim: int | None,
+        affine_clamp: float,
+        use_concept_gaussian: bool,
+        use_fusion: bool,
+        use_whitening: bool,
+        whitening_noise: float,
+        score_map: ScoreMap,
+        top_k_ratio: float,
     ) -> None:
         super().__init__()
         if quantization not in {"residual", "independent"}:
@@ -123,32 +106,36 @@ class VQFlowModel(nn.Module):
             )
             raise ValueError(msg)
         self.input_size = input_size
-        self.features = FeaturePyramid(backbone, layers, pre_trained, input_size)
-        detail_shapes, semantic_channels = self.features.detail_shapes, self.features.semantic_shape[0]
-        self.concept = ConceptQuantizer(semantic_channels, concept_dim, num_concepts, novelty=concept_novelty)
+        self.features = FeaturePyramid(backbone=backbone, layers=layers, pre_trained=pre_trained, input_size=input_size)
+        detail_shapes, semantic_shape = self.features.detail_shapes, self.features.semantic_shape
+        self.concept = ConceptQuantizer(
+            channels=semantic_shape[0], concept_dim=concept_dim, num_concepts=num_concepts, novelty=concept_novelty
+        )
         self.conditions = ConditionEncoder(
-            [shape[0] for shape in detail_shapes],
-            semantic_channels,
-            concept_dim,
-            position_dim,
-            num_patterns,
+            detail_channels=[shape[0] for shape in detail_shapes],
+            semantic_channels=semantic_shape[0],
+            concept_dim=concept_dim,
+            position_dim=position_dim,
+            num_patterns=num_patterns,
             residual=quantization == "residual",
             use_patterns=use_patterns,
             use_semantic=use_fusion,
         )
+        condition_shapes = [(self.conditions.condition_dim, *s[1:]) for s in (*detail_shapes, semantic_shape)]
         self.flow = MultiScaleFlow(
             detail_shapes,
-            self.conditions.condition_dim,
-            concept_dim,
-            flow_steps,
-            hidden_dim,
-            affine_clamp,
+            [*condition_shapes, (concept_dim,)],
+            flow_steps=flow_steps,
+            hidden_dim=hidden_dim,
+            affine_clamp=affine_clamp,
             use_concept_gaussian=use_concept_gaussian,
             use_fusion=use_fusion,
             use_whitening=use_whitening,
             whitening_noise=whitening_noise,
         )
-        self.anomaly_map_generator = AnomalyMapGenerator(len(detail_shapes), num_concepts, score_map, top_k_ratio)
+        self.anomaly_map_generator = AnomalyMapGenerator(
+            num_levels=len(detail_shapes), num_concepts=num_concepts, score_map=score_map, top_k_ratio=top_k_ratio
+        )
 
     def forward(self, images: Tensor, features: Features | None = None) -> VQFlowOutput | Prediction:
         """Compute latents and likelihood in training, scores otherwise.
@@ -172,29 +159,35 @@ class VQFlowModel(nn.Module):
                 "Use train_batch_size of 2 or more, and drop a last batch of one."
             )
             raise ValueError(msg)
-        features = self.features(images) if features is None else features
-        concept, conditions, (latents, log_det, cell_log_dets) = self._encode(features)
+        output = self._encode(self.features(images) if features is None else features)
         if self.training:
-            self.anomaly_map_generator.observe_(latents, cell_log_dets)
-            return VQFlowOutput(latents, log_det, concept.commitment + conditions.commitment, concept.indices)
+            self.anomaly_map_generator.observe_(output.latents, output.log_dets)
+            return output
         size = (images.shape[-2], images.shape[-1])
-        anomaly_map, pred_score = self.anomaly_map_generator(latents, cell_log_dets, concept.indices, size)
-        return Prediction(pred_score, None, anomaly_map, None, concept.indices)
+        scores = self.anomaly_map_generator(output.latents, output.log_dets, output.concept_indices, size)
+        return Prediction(scores.pred_score, None, scores.anomaly_map, None, output.concept_indices)
 
-    def _encode(self, features: Features) -> tuple[Quantized, Conditions, Latents]:
-        """Find the concept, quantize the patterns, and run the flows under them."""
+    def _encode(self, features: Features) -> VQFlowOutput:
+        """Find the concept, quantize the patterns under it, and run the flows under both."""
         details, semantic = features
         concept = self.concept(semantic)
-        concepts = None if self.training else Concepts(self.concept.codebook.codes, concept.indices)
-        conditions = self.conditions(details, semantic, concept.codes, concepts)
-        jac = self.training or self.anomaly_map_generator.needs_log_det
-        latents = self.flow(details, conditions.details, conditions.semantic, concept.codes, jac=jac)
-        return concept, conditions, latents
+        conditions = self.conditions(details, semantic, concept)
+        latents, log_dets = self.flow(
+            details,
+            (*conditions.details, conditions.semantic, concept.prototype),
+            jac=self.training or self.anomaly_map_generator.needs_log_det,
+        )
+        return VQFlowOutput(latents, log_dets, concept.commitment + conditions.commitment, concept.indices)
 
     @property
     def needs_whitening(self) -> bool:
         """Whether there is a whitening that is not fitted yet."""
-        return any(not whitening.fitted for whitening in self.flow.whitenings)
+        return any(not whitening.fitted for whitening in self.whitenings)
+
+    @property
+    def whitenings(self) -> list[Whitening]:
+        """The whitening of each level, fine to coarse; empty if there is none."""
+        return [module for module in self.flow.modules() if isinstance(module, Whitening)]
 
     @torch.no_grad()
     def fit_whitening_(self, batches: Iterable[Features]) -> None:
@@ -206,12 +199,13 @@ class VQFlowModel(nn.Module):
         Raises:
             ValueError: If there are no images.
         """
-        moments = [Moments() for _ in self.flow.whitenings]
+        whitenings = self.whitenings
+        moments = [Moments() for _ in whitenings]
         for details, _ in batches:
             for level, detail in zip(moments, details, strict=True):
                 level.add_(detail.permute(0, 2, 3, 1).flatten(0, 2))
-        for whitening, level in zip(self.flow.whitenings, moments, strict=True):
-            cast("Whitening", whitening).fit_(*level.mean_and_covariance())
+        for whitening, level in zip(whitenings, moments, strict=True):
+            whitening.fit_(*level.mean_and_covariance())
 
     @torch.no_grad()
     def fit_calibration_(self, batches: Iterable[Features]) -> None:
@@ -229,9 +223,9 @@ class VQFlowModel(nn.Module):
             return
         scores, concepts = [], []
         for features in batches:
-            concept, _, (latents, _, cell_log_dets) = self._encode(features)
-            scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, cell_log_dets, self.input_size))
-            concepts.append(concept.indices)
+            latents, log_dets, _, concept_indices = self._encode(features)
+            scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, log_dets, self.input_size))
+            concepts.append(concept_indices)
         self.anomaly_map_generator.calibration.fit_(
             torch.cat(scores) if scores else torch.empty(0), torch.cat(concepts) if concepts else torch.empty(0)
         )
@@ -240,3 +234,16 @@ class VQFlowModel(nn.Module):
     def pattern_codebooks(self) -> list[Codebook]:
         """The pattern codebooks, fine to coarse, the semantic level's last; empty without patterns."""
         return [module for module in self.conditions.modules() if isinstance(module, Codebook)]
+
+    def codebook_statistics(self) -> dict[str, Tensor]:
+        """Tell how evenly the codes of each codebook are used, and how many are.
+
+        Returns:
+            Perplexity and usage of the concepts and, per level, of the patterns, each of shape ``()``.
+        """
+        concepts = self.concept.codebook
+        statistics = {"concept_perplexity": concepts.perplexity, "concept_usage": concepts.usage}
+        for level, codebook in enumerate(self.pattern_codebooks):
+            statistics[f"pattern_perplexity/{level}"] = codebook.perplexity
+            statistics[f"pattern_usage/{level}"] = codebook.usage
+        return statistics

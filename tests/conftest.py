@@ -6,6 +6,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from lightning.pytorch import seed_everything
+
+from .tiny import tiny_data, tiny_engine, tiny_model, tiny_root
 
 STACK_T_BYTES = 64  # more than any platform's
 
@@ -25,3 +28,18 @@ def signal_stack() -> Iterator[None]:
     libc.sigaltstack(None, before)
     yield
     libc.sigaltstack(before, None)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory):
+    return tiny_root(tmp_path_factory.mktemp("data") / "products")
+
+
+@pytest.fixture(scope="session")
+def trained(root, tmp_path_factory):
+    """A trained model, its engine, and the path of its checkpoint."""
+    seed_everything(0)
+    model = tiny_model()
+    engine = tiny_engine(tmp_path_factory.mktemp("trained"))
+    engine.train(model, datamodule=tiny_data(root))
+    return model, engine, engine.best_model_path

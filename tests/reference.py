@@ -49,7 +49,7 @@ class Reference:
 
     def load_codebook(self, codebook: nn.Module, name: str) -> None:
         codebook.codes.copy_(self.state[f"{name}.embed"].T)
-        codebook.code_counts.fill_(1.0)  # the release knows no unplaced codes
+        codebook.code_counts.fill_(1.0)  # the release knows no uninitialized codes
 
     def load_concept(self, concept: nn.Module) -> None:
         concept.mlp.load_state_dict(self.sub("semantic_mlp."))
@@ -102,6 +102,6 @@ class Reference:
     def load_flow(self, flow: nn.Module) -> None:
         for level, steps in enumerate(STEPS):
             for step in range(steps):
-                self.load_coupling(flow.scale_flows[level][step], level, step)
-            self.load_gaussian(flow.gaussians[level], level)
+                self.load_coupling(flow.levels[level][step], level, step)
+            self.load_gaussian(flow.levels[level][steps], level)
         self.load_fusion(flow.fusion)

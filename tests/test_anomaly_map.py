@@ -20,8 +20,14 @@ def latents_and_log_dets(batch=3, seed=0):
     return latents, [torch.randn(batch, *shape[1:], generator=rng) for shape in shapes]
 
 
+def make_generator(**options):
+    return AnomalyMapGenerator(
+        num_levels=2, num_concepts=3, **{"score_map": "likelihood", "top_k_ratio": 0.03, **options}
+    )
+
+
 def fitted(**options):
-    generator = AnomalyMapGenerator(2, 3, **options)
+    generator = make_generator(**options)
     for seed in range(1, 30):
         generator.observe_(*latents_and_log_dets(8, seed))
     return generator
@@ -102,7 +108,7 @@ def test_the_absolute_map_does_not_depend_on_the_other_images_or_pixels():
 @pytest.mark.parametrize("score_map", RELATIVE)
 def test_relative_maps_are_blind_to_what_is_wrong_everywhere(score_map):
     """The published maps are relative to the image's best pixel: a constant added to log p changes nothing."""
-    generator, (latents, log_dets) = AnomalyMapGenerator(2, 3, score_map=score_map), latents_and_log_dets()
+    generator, (latents, log_dets) = make_generator(score_map=score_map), latents_and_log_dets()
     # One more channel with the same value in all cells adds a constant to every cell's sum of squares.
     louder = [torch.cat((z, torch.full_like(z[:, :1], value)), dim=1) for z, value in zip(latents, (3, 3), strict=True)]
     quieter = [torch.cat((z, torch.zeros_like(z[:, :1])), dim=1) for z in latents]
@@ -117,7 +123,7 @@ def test_relative_maps_are_blind_to_what_is_wrong_everywhere(score_map):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e3, 1e8])
 def test_scores_lie_in_the_unit_interval(score_map, scale):
     """Outside it, torchmetrics would apply a sigmoid per batch."""
-    generator, (latents, log_dets) = AnomalyMapGenerator(2, 3, score_map=score_map), latents_and_log_dets()
+    generator, (latents, log_dets) = make_generator(score_map=score_map), latents_and_log_dets()
     scores = generator([scale * z for z in latents], log_dets, CONCEPT, SIZE)
 
     for values in scores:
@@ -139,7 +145,7 @@ def test_unit_scores_keep_order_far_out():
 @pytest.mark.parametrize("score_map", ["likelihood", *RELATIVE])
 def test_nan_is_anomalous(score_map):
     """A pixel without likelihood must not pass for normal under any threshold."""
-    generator, (latents, log_dets) = AnomalyMapGenerator(2, 3, score_map=score_map), latents_and_log_dets()
+    generator, (latents, log_dets) = make_generator(score_map=score_map), latents_and_log_dets()
     latents[0][1] = torch.nan
     scores = generator(latents, log_dets, CONCEPT, SIZE)
 
@@ -152,4 +158,4 @@ def test_nan_is_anomalous(score_map):
 def test_wrong_arguments_are_refused(name, value):
     """The message says what was expected and what came."""
     with pytest.raises(ValueError, match=f"{name} must .* got {value!r}"):
-        AnomalyMapGenerator(2, 3, **{name: value})
+        make_generator(**{name: value})

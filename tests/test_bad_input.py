@@ -116,8 +116,8 @@ def test_codebooks_larger_than_the_data_work(root, tmp_path):
     model, engine = tiny_model(num_concepts=64, num_patterns=2048), tiny_engine(tmp_path)
     engine.train(model, datamodule=tiny_data(root))
 
-    assert model.model.concept.codebook.live_ratio < 0.5
-    assert model.model.pattern_codebooks[2].live_ratio < 0.5
+    assert model.model.concept.codebook.usage < 0.5
+    assert model.model.pattern_codebooks[2].usage < 0.5
     for batch in engine.predict(model, datamodule=tiny_data(root)):
         assert batch.pred_score.isfinite().all()
 

@@ -35,7 +35,7 @@ LARGE_BACKBONES = {"convnextv2_base": (128, 256, 512, 1024), "wide_resnet50_2": 
 
 
 def make_pyramid(backbone=TINY, *, layers=None, pre_trained=False, input_size=(64, 64)) -> FeaturePyramid:
-    return FeaturePyramid(backbone, layers, pre_trained, input_size)
+    return FeaturePyramid(backbone=backbone, layers=layers, pre_trained=pre_trained, input_size=input_size)
 
 
 def assert_shapes_as_announced(pyramid: FeaturePyramid, input_size) -> None:

@@ -18,26 +18,33 @@ def _seed():
 
 
 def batch(size=4, dtype=torch.float64):
-    return [torch.randn(size, *shape, dtype=dtype) for shape in SHAPES], torch.randn(size, dtype=dtype)
+    """Latents, and what each of their cells contributes to the log-determinant."""
+    latents = [torch.randn(size, *shape, dtype=dtype) for shape in SHAPES]
+    return latents, [torch.randn_like(z[:, 0]) for z in latents]
+
+
+def loss_terms(latents, log_dets, commitment, weight=1.0):
+    return VQFlowLoss(commitment_weight=weight)(latents, log_dets, commitment)
 
 
 def test_equals_the_negative_log_likelihood():
     """The mean over images of −log N(z; 0, 1) − log|det J|, up to ½ log 2π per dimension."""
-    latents, log_det = batch()
+    latents, log_dets = batch()
     standard = Normal(torch.zeros((), dtype=torch.float64), 1.0)
-    log_prob = sum(standard.log_prob(z).flatten(1).sum(dim=1) for z in latents) + log_det
-    terms = VQFlowLoss()(latents, log_det, torch.zeros(()))
+    log_prob = sum(standard.log_prob(z).flatten(1).sum(dim=1) for z in latents)
+    log_prob = log_prob + sum(level.flatten(1).sum(dim=1) for level in log_dets)
+    terms = loss_terms(latents, log_dets, torch.zeros(()))
 
     assert_close(terms.total, -log_prob.mean() - 0.5 * NUM_DIMS * math.log(2 * math.pi))
 
 
 def test_parts_are_per_dimension():
     """nll and log-det are divided by the number of latent dimensions, so that their size means something."""
-    latents, log_det = batch()
-    terms = VQFlowLoss(commitment_weight=0.0)(latents, log_det, torch.tensor(3.0))
+    latents, log_dets = batch()
+    terms = loss_terms(latents, log_dets, torch.tensor(3.0), weight=0.0)
 
     assert_close(terms.nll, terms.total / NUM_DIMS)
-    assert_close(terms.log_det, log_det.mean() / NUM_DIMS)
+    assert_close(terms.log_det, sum(level.sum() for level in log_dets) / 4 / NUM_DIMS)
     assert terms.commitment == 3.0
 
 
@@ -45,14 +52,14 @@ def test_standard_normal_latents_cost_half_a_nat_per_dimension():
     """½ E z² = ½."""
     latents = [torch.randn(64, 8, 32, 32)]
 
-    assert VQFlowLoss()(latents, torch.zeros(64), torch.zeros(())).nll.item() == pytest.approx(0.5, abs=0.01)
+    assert loss_terms(latents, [torch.zeros(64, 32, 32)], torch.zeros(())).nll.item() == pytest.approx(0.5, abs=0.01)
 
 
 def test_duplicating_the_batch_changes_nothing():
     """The loss is a mean over images, whatever their number."""
-    latents, log_det = batch()
-    once = VQFlowLoss()(latents, log_det, torch.tensor(0.3))
-    twice = VQFlowLoss()([torch.cat((z, z)) for z in latents], torch.cat((log_det, log_det)), torch.tensor(0.3))
+    latents, log_dets = batch()
+    once = loss_terms(latents, log_dets, torch.tensor(0.3))
+    twice = loss_terms(*([torch.cat((z, z)) for z in maps] for maps in (latents, log_dets)), torch.tensor(0.3))
 
     for ours, theirs in zip(once, twice, strict=True):
         assert_close(ours, theirs)
@@ -61,9 +68,9 @@ def test_duplicating_the_batch_changes_nothing():
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0, 7.0])
 def test_commitment_is_weighted_in_the_total_only(weight):
     """total = nll + λ commitment; the logged commitment is unweighted."""
-    latents, log_det = batch()
-    free = VQFlowLoss(0.0)(latents, log_det, torch.tensor(0.4))
-    terms = VQFlowLoss(weight)(latents, log_det, torch.tensor(0.4))
+    latents, log_dets = batch()
+    free = loss_terms(latents, log_dets, torch.tensor(0.4), weight=0.0)
+    terms = loss_terms(latents, log_dets, torch.tensor(0.4), weight)
 
     assert_close(terms.total - free.total, torch.tensor(0.4 * weight, dtype=torch.float64))
     assert terms.nll == free.nll
@@ -72,14 +79,17 @@ def test_commitment_is_weighted_in_the_total_only(weight):
 
 def test_gradients_in_closed_form():
     """∂/∂z = z / B, ∂/∂log|det| = −1 / B, ∂/∂commitment = λ; the logged parts carry none."""
-    latents, log_det = batch(size=4)
+    latents, log_dets = batch(size=4)
     commitment = torch.tensor(0.4, requires_grad=True)
-    terms = VQFlowLoss(0.5)([z.requires_grad_() for z in latents], log_det.requires_grad_(), commitment)
+    for part in (*latents, *log_dets):
+        part.requires_grad_()
+    terms = loss_terms(latents, log_dets, commitment, weight=0.5)
     terms.total.backward()
 
     for z in latents:
         assert_close(z.grad, z.detach() / 4)
-    assert_close(log_det.grad, torch.full((4,), -0.25, dtype=torch.float64))
+    for log_det in log_dets:
+        assert_close(log_det.grad, torch.full_like(log_det, -0.25))
     assert commitment.grad == 0.5
     assert not any(part.requires_grad for part in (terms.nll, terms.log_det, terms.commitment))
 
@@ -89,22 +99,22 @@ def test_gradients_in_closed_form():
 def test_half_precision_is_summed_in_float32(dtype, half_log_det):
     """Squares beyond half precision's range do not overflow, and small ones are not lost in large sums."""
     latents = [torch.full((2, 4, 64, 64), 300.0, dtype=dtype)]
-    log_det = torch.zeros(2, dtype=dtype if half_log_det else torch.float32)
-    terms = VQFlowLoss()(latents, log_det, torch.zeros(()))
+    log_dets = [torch.zeros(2, 64, 64, dtype=dtype if half_log_det else torch.float32)]
+    terms = loss_terms(latents, log_dets, torch.zeros(()))
     exact = 0.5 * float(latents[0][0, 0, 0, 0]) ** 2
 
     assert terms.total.dtype == torch.float32
     assert terms.nll.item() == pytest.approx(exact, rel=1e-5)
     with torch.autocast("cpu", dtype):
-        assert VQFlowLoss()(latents, log_det, torch.zeros(())).nll.item() == pytest.approx(exact, rel=1e-5)
+        assert loss_terms(latents, log_dets, torch.zeros(())).nll.item() == pytest.approx(exact, rel=1e-5)
 
 
 def test_float64_stays_float64():
     """A reference computation keeps its precision."""
-    assert VQFlowLoss()(*batch(), torch.zeros(())).total.dtype == torch.float64
+    assert loss_terms(*batch(), torch.zeros(())).total.dtype == torch.float64
 
 
 def test_negative_weight_is_refused():
     """It would push the encoders away from their codes."""
     with pytest.raises(ValueError, match=r"commitment_weight must not be negative, got -0\.5"):
-        VQFlowLoss(-0.5)
+        VQFlowLoss(commitment_weight=-0.5)

@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from anomalib.data import InferenceBatch
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_vqflow import VQFlowLoss, VQFlowModel
+from anomalib_vqflow import VQFlowLoss
 
-from .tiny import ARGUMENTS
+from .flows.bijection import image_log_det
+from .quantization.concepts import make_concept
+from .tiny import tiny_torch_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def build(*, seed=0, steps=2, **arguments):
-    """Build a model whose codebooks are placed and whose subnets are away from zero, in eval mode."""
+    """Build a model whose codebooks are initialized and whose subnets are away from zero, in eval mode."""
     torch.manual_seed(seed)
-    model = VQFlowModel(**{**ARGUMENTS, "input_size": (64, 64), **arguments})
+    model = tiny_torch_model(**arguments)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.05 * torch.randn_like(parameter)
@@ -37,8 +41,17 @@ def features(model, count=2, seed=2):
     generator = torch.Generator().manual_seed(seed)
     details = [torch.randn(count, *shape, generator=generator) for shape in model.features.detail_shapes]
     semantic = torch.randn(count, *model.features.semantic_shape, generator=generator)
-    prototype = torch.randn(count, 16, generator=generator)
-    return details, semantic, prototype
+    return details, semantic, torch.randn(count, 16, generator=generator)
+
+
+def encode(model, details, semantic, prototype):
+    """The conditions of the flow: of each level, of the semantic level, and the prototype."""
+    conditions = model.conditions(details, semantic, make_concept(prototype))
+    return [*conditions.details, conditions.semantic, prototype]
+
+
+def loss(output):
+    return VQFlowLoss(commitment_weight=1.0)(output.latents, output.log_dets, output.commitment).total
 
 
 def test_training_and_evaluation_give_their_own_outputs():
@@ -53,7 +66,7 @@ def test_training_and_evaluation_give_their_own_outputs():
     assert prediction.anomaly_map.shape == (3, 1, 64, 64)
     assert ((prediction.anomaly_map >= 0) & (prediction.anomaly_map <= 1)).all()
     assert [tuple(z.shape) for z in output.latents] == [(3, 32, 8, 8), (3, 64, 4, 4), (3, 96, 2, 2)]
-    assert output.log_det.shape == (3,)
+    assert [log_det.shape for log_det in output.log_dets] == [z[:, 0].shape for z in output.latents]
     assert output.commitment.shape == ()
     assert output.concept_indices.shape == (3,)
 
@@ -84,7 +97,7 @@ def test_every_parameter_gets_a_gradient():
     """All trainable parameters, and none of the frozen backbone, receive a gradient that is not zero."""
     model = build().train()
     output = model(images(4))
-    VQFlowLoss()(output.latents, output.log_det, output.commitment).total.backward()
+    loss(output).backward()
 
     for name, parameter in model.named_parameters():
         if name.startswith("features."):
@@ -93,6 +106,34 @@ def test_every_parameter_gets_a_gradient():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_hooks_see_every_module_once(training):
+    """Forward hooks on all of the flow, the conditions and the codebooks fire once per batch: they are what runs."""
+    model, calls = build(use_whitening=True).train(training), Counter()
+    parts = {"flow": model.flow, "conditions": model.conditions, "concept": model.concept}
+    called = []
+    for part, whole in parts.items():
+        for name, module in whole.named_modules(prefix=part):
+            module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+            called += [] if isinstance(module, torch.nn.ModuleList) else [name]
+    model(images(4))
+
+    assert calls == dict.fromkeys(called, 1)
+
+
+def test_a_flop_counter_sees_the_flow():
+    """Counted per module, a coupling is most of its level, and the levels and the fusion are all of the flow."""
+    model = build()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images())
+    counts = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}
+    flow = "VQFlowModel.flow"
+    levels = [counts[f"{flow}.levels.{level}"] for level in range(3)]
+
+    assert sum(levels) + counts[f"{flow}.fusion"] == counts[flow]
+    assert counts[f"{flow}.levels.0.module_list.0"] > 0.9 * levels[0] > 0
 
 
 LOAD = """
@@ -142,9 +183,9 @@ def test_any_image_size_trains_and_predicts(size):
     """Non-square sizes, and sizes that are no multiples of 32, work without resizing by the user."""
     model = build(input_size=size, steps=0).train()
     output = model(images(4, *size))
-    VQFlowLoss()(output.latents, output.log_det, output.commitment).total.backward()
+    loss(output).backward()
 
-    assert output.log_det.isfinite().all()
+    assert all(log_det.isfinite().all() for log_det in output.log_dets)
     assert [tuple(z.shape[1:]) for z in output.latents] == [tuple(shape) for shape in model.features.detail_shapes]
     assert model.eval()(images(2, *size)).anomaly_map.shape == (2, 1, *size)
 
@@ -198,8 +239,8 @@ def test_patterns_are_residual_or_independent_of_the_concept():
     for quantization in ("residual", "independent"):
         model = build(quantization=quantization)
         details, semantic, prototype = features(model)
-        first = model.conditions(details, semantic, prototype).details[0].dense()[:, : 8 + 16]
-        second = model.conditions(details, semantic, prototype + 0.1).details[0].dense()[:, : 8 + 16]
+        first = encode(model, details, semantic, prototype)[0].dense()[:, : 8 + 16]
+        second = encode(model, details, semantic, prototype + 0.1)[0].dense()[:, : 8 + 16]
         same[quantization] = torch.equal(first, second)
 
     assert same == {"residual": False, "independent": True}
@@ -220,7 +261,7 @@ def test_position_can_be_left_out(position_dim, use_patterns):
     flat = [h.mean(dim=(2, 3), keepdim=True).expand_as(h) for h in details]
     semantic = semantic.mean(dim=(2, 3), keepdim=True).expand_as(semantic)
 
-    condition = model.conditions(flat, semantic, prototype).details[0].dense()
+    condition = encode(model, flat, semantic, prototype)[0].dense()
     varies = bool((condition - condition[..., :1, :1]).abs().max() > 1e-4)
 
     assert varies == (position_dim > 0)
@@ -232,8 +273,8 @@ def test_patterns_can_be_left_out():
     for use_patterns in (True, False):
         model = build(use_patterns=use_patterns)
         details, semantic, prototype = features(model)
-        first = model.conditions(details, semantic, prototype).details[0].dense()
-        second = model.conditions([h.flip(0) for h in details], semantic, prototype).details[0].dense()
+        first = encode(model, details, semantic, prototype)[0].dense()
+        second = encode(model, [h.flip(0) for h in details], semantic, prototype)[0].dense()
         conditions[use_patterns] = torch.equal(first, second)
         assert len(model.pattern_codebooks) == (4 if use_patterns else 0)
 
@@ -245,12 +286,11 @@ def test_the_concept_aware_gaussian_can_be_left_out():
     for use_concept_gaussian in (True, False):
         model = build(use_concept_gaussian=use_concept_gaussian, use_fusion=False)
         details, semantic, prototype = features(model)
-        conditions = model.conditions(details, semantic, prototype)
-        first = model.flow(details, conditions.details, conditions.semantic, prototype)
-        second = model.flow(details, conditions.details, conditions.semantic, prototype + 1)
+        conditions = encode(model, details, semantic, prototype)
+        first, second = model.flow(details, conditions), model.flow(details, [*conditions[:-1], prototype + 1])
 
-        assert torch.equal(first.latents[0], second.latents[0]) == (not use_concept_gaussian)
-        assert torch.equal(first.log_det, second.log_det) == (not use_concept_gaussian)
+        for part in range(2):  # latents and log-determinants
+            assert torch.equal(first[part][0], second[part][0]) == (not use_concept_gaussian)
 
 
 def test_the_fusion_can_be_left_out():
@@ -258,13 +298,12 @@ def test_the_fusion_can_be_left_out():
     for use_fusion in (True, False):
         model = build(use_fusion=use_fusion)
         details, semantic, prototype = features(model)
-        conditions = model.conditions(details, semantic, prototype)
-        whole = model.flow(details, conditions.details, conditions.semantic, prototype).latents[0]
+        *conditions, semantic_condition, _ = encode(model, details, semantic, prototype)
+        whole = model.flow(details, [*conditions, semantic_condition, prototype])[0][0]
         changed = [details[0], *(h.flip(0) for h in details[1:])]
-        other_level = model.flow(changed, conditions.details, conditions.semantic, prototype).latents[0]
-        other_semantic = model.flow(
-            details, conditions.details, conditions.semantic.dense().flip(0), prototype
-        ).latents[0]
+        other_level = model.flow(changed, [*conditions, semantic_condition, prototype])[0][0]
+        flipped = semantic_condition.dense().flip(0)
+        other_semantic = model.flow(details, [*conditions, flipped, prototype])[0][0]
 
         assert torch.equal(whole, other_level) == (not use_fusion)
         assert torch.equal(whole, other_semantic) == (not use_fusion)
@@ -284,12 +323,13 @@ def test_the_width_of_the_subnets_can_be_chosen(hidden_dim, widths):
     """Subnets are as wide as asked for, or as their input: half the channels and the condition."""
     model = build(hidden_dim=hidden_dim)
 
-    assert [flow[0].subnet.conv1.out_channels for flow in model.flow.scale_flows] == widths
+    assert [flow[0].subnet.conv1.out_channels for flow in model.flow.levels] == widths
 
 
 def test_the_number_of_couplings_can_be_chosen_per_level():
     """Every detail level has as many couplings as ``flow_steps`` says; any other number of levels is refused."""
-    assert [len(flow) for flow in build(flow_steps=(1, 3, 2)).flow.scale_flows] == [1, 3, 2]
+    levels = build(flow_steps=(1, 3, 2), use_concept_gaussian=False).flow.levels
+    assert [len(level) for level in levels] == [1, 3, 2]
     with pytest.raises(ValueError, match="each of the 3 detail levels"):
         build(flow_steps=(1, 3))
 
@@ -297,17 +337,17 @@ def test_the_number_of_couplings_can_be_chosen_per_level():
 def test_the_clamp_bounds_the_scale():
     """Whatever the subnets predict, a coupling scales no dimension by more than exp(affine_clamp)."""
     model = build(affine_clamp=0.3, use_fusion=False, use_concept_gaussian=False)
-    couplings = [flow[0] for flow in model.flow.scale_flows]
+    couplings = [level[0] for level in model.flow.levels]
     for coupling in couplings:
         coupling.global_scale.data.fill_(couplings[0].global_scale.mean())
         coupling.subnet.conv2.weight.data *= 1e4
     details, semantic, prototype = features(model)
-    conditions = model.conditions(details, semantic, prototype)
-    loud = model.flow(details, conditions.details, conditions.semantic, prototype).log_det
+    conditions = encode(model, details, semantic, prototype)
+    loud = image_log_det(model.flow(details, conditions)[1], details)
     for coupling in couplings:
         coupling.subnet.conv2.weight.data.zero_()
         coupling.subnet.conv2.bias.data.zero_()
-    silent = model.flow(details, conditions.details, conditions.semantic, prototype).log_det
+    silent = image_log_det(model.flow(details, conditions)[1], details)
 
     bound = 0.3 * sum(h[0].numel() / 2 for h in details)
     assert 0 < (loud - silent).abs().max() <= bound
@@ -337,4 +377,4 @@ def test_more_concepts_are_founded_the_lower_the_novelty():
     """With a high ``concept_novelty`` images share a concept, with 0 each founds one while there are free ones."""
     few, many = build(concept_novelty=100.0), build(concept_novelty=0.0)
 
-    assert few.concept.codebook.live_ratio < many.concept.codebook.live_ratio == 1
+    assert few.concept.codebook.usage < many.concept.codebook.usage == 1

@@ -16,11 +16,18 @@ ARGUMENTS = {
     "num_patterns": 8,
     "flow_steps": (1, 1, 1),
     "hidden_dim": 16,
+    "use_whitening": False,
+    "lr": 1e-4,
+    "lr_schedule": "constant",
 }
 
 
 def tiny_model(**arguments):
     return VQFlow(**{**ARGUMENTS, "input_size": (64, 64), "visualizer": False, **arguments})
+
+
+def tiny_torch_model(**arguments):
+    return tiny_model(evaluator=False, **arguments).model
 
 
 def tiny_root(folder, **arguments):

@@ -4,15 +4,16 @@
 from .coupling import ConditionalCoupling
 from .fusion import FusionCoupling
 from .gaussian import ConceptGaussian
-from .multi_scale import Latents, MultiScaleFlow
+from .multi_scale import MultiScaleFlow
+from .noise import Noise
 from .whitening import Moments, Whitening
 
 __all__ = [
     "ConceptGaussian",
     "ConditionalCoupling",
     "FusionCoupling",
-    "Latents",
     "Moments",
     "MultiScaleFlow",
+    "Noise",
     "Whitening",
 ]

@@ -8,7 +8,7 @@ from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_vqflow.discrete import Condition
+from anomalib_vqflow.condition import Condition
 
 from .subnets import ConvSubnet
 
@@ -30,7 +30,7 @@ class ConditionalCoupling(InvertibleModule):
 
     This is FrEIA 0.2's ``AllInOneBlock`` with hard permutation and softplus global affine, the block of the paper's
     release and of anomalib's flows, and reproduces it (tested). It differs in form: the permutation is an index
-    instead of a C × C convolution, and no Jacobian is computed when none is asked for.
+    instead of a C × C convolution, and the log-determinant tells the cells apart.
 
     Source: Real-NVP (Dinh et al., 2017), https://arxiv.org/abs/1605.08803; VQ-Flow, framework figure, "F_i".
 
@@ -46,10 +46,10 @@ class ConditionalCoupling(InvertibleModule):
 
     Example:
         >>> import torch
-        >>> coupling = ConditionalCoupling([(8, 4, 4)], [(6, 4, 4)])
+        >>> coupling = ConditionalCoupling([(8, 4, 4)], [(6, 4, 4)], hidden_dim=None, affine_clamp=1.9)
         >>> (z,), log_det = coupling([torch.randn(2, 8, 4, 4)], [torch.randn(2, 6, 4, 4)])
         >>> z.shape, log_det.shape
-        (torch.Size([2, 8, 4, 4]), torch.Size([2]))
+        (torch.Size([2, 8, 4, 4]), torch.Size([2, 4, 4]))
     """
 
     permutation: Tensor  # (C,), output channel i is input channel permutation[i]
@@ -58,8 +58,9 @@ class ConditionalCoupling(InvertibleModule):
         self,
         dims_in: Sequence[tuple[int, ...]],
         dims_c: Sequence[tuple[int, ...]],
-        hidden_dim: int | None = None,
-        affine_clamp: float = 1.9,
+        *,
+        hidden_dim: int | None,
+        affine_clamp: float,
     ) -> None:
         super().__init__(dims_in, dims_c)
         if len(dims_in) != 1 or len(dims_c) != 1 or dims_in[0][0] < 2:
@@ -75,7 +76,9 @@ class ConditionalCoupling(InvertibleModule):
         self.affine_clamp = affine_clamp
         self.split = (channels - channels // 2, channels // 2)
         subnet_dim = self.split[0] + condition_dim
-        self.subnet = ConvSubnet(subnet_dim, 2 * self.split[1], subnet_dim if hidden_dim is None else hidden_dim)
+        self.subnet = ConvSubnet(
+            subnet_dim, 2 * self.split[1], hidden_dim=subnet_dim if hidden_dim is None else hidden_dim
+        )
         self.global_scale = nn.Parameter(torch.full((1, channels, 1, 1), INITIAL_GLOBAL_SCALE))
         self.global_offset = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.register_buffer("permutation", torch.randperm(channels))
@@ -92,52 +95,26 @@ class ConditionalCoupling(InvertibleModule):
             jac: Whether to compute the log-determinant.
 
         Returns:
-            The transformed tensor, and ``log|det J|`` in nats with shape ``(B,)``, negated when ``rev`` is set; zeros
-            if ``jac`` is off.
+            The transformed tensor, and what each cell contributes to ``log|det J|`` in nats, shape ``(B, h, w)``,
+            negated when ``rev`` is set; a zero of shape ``(1, 1, 1)`` if ``jac`` is off.
         """
         (x,), (condition,) = x_or_z, c
-        if not rev:
-            y, cell_log_det = self.transform(x, condition, jac)
-            return (y,), cell_log_det.sum(dim=(1, 2))
-        scale = self._scale()
-        x = (x[:, self.permutation.argsort()] - self.global_offset) / scale
+        scale = 0.1 * F.softplus(self.global_scale, beta=0.5)
+        if rev:
+            x = (x.index_select(1, self.permutation.argsort()) - self.global_offset) / scale
         x1, x2 = x.split(self.split, dim=1)
-        log_scale, shift = self._predict(x1, condition)
-        cell_log_det = _cell_log_det(log_scale, scale, jac)
-        return (torch.cat((x1, (x2 - shift) * torch.exp(-log_scale)), dim=1),), -cell_log_det.sum(dim=(1, 2))
-
-    def transform(self, x: Tensor, condition: Condition, jac: bool = True) -> tuple[Tensor, Tensor]:
-        """Transform the input and tell the cells apart in the log-determinant.
-
-        Args:
-            x: Tensor of shape ``(B, C, h, w)``.
-            condition: Map of shape ``(B, K, h, w)``, or what it is made of.
-            jac: Whether to compute the log-determinant.
-
-        Returns:
-            The transformed tensor, and the contribution of each cell to ``log|det J|`` in nats, shape ``(B, h, w)``;
-            zeros if ``jac`` is off.
-        """
-        scale = self._scale()
-        x1, x2 = x.split(self.split, dim=1)
-        log_scale, shift = self._predict(x1, condition)
-        cell_log_det = _cell_log_det(log_scale, scale, jac)
-        y = torch.cat((x1, x2 * log_scale.exp() + shift), dim=1) * scale + self.global_offset
-        return y.index_select(1, self.permutation), cell_log_det
-
-    def _scale(self) -> Tensor:
-        return 0.1 * F.softplus(self.global_scale, beta=0.5)
-
-    def _predict(self, x1: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """Predict log-scale, clamped, and shift of the second half."""
         raw_scale, shift = (0.1 * self.subnet(x1, condition)).chunk(2, dim=1)
-        return self.affine_clamp * torch.tanh(raw_scale), shift
+        log_scale = self.affine_clamp * torch.tanh(raw_scale)
+        log_det = log_scale.sum(dim=1) + scale.log().sum() if jac else x.new_zeros(1, 1, 1)
+        if rev:
+            return (torch.cat((x1, (x2 - shift) * torch.exp(-log_scale)), dim=1),), -log_det
+        y = torch.cat((x1, x2 * log_scale.exp() + shift), dim=1) * scale + self.global_offset
+        return (y.index_select(1, self.permutation),), log_det
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the shapes unchanged."""
         return input_dims
 
-
-def _cell_log_det(log_scale: Tensor, scale: Tensor, jac: bool) -> Tensor:
-    """Sum up what scales the channels of each cell; shape ``(B, h, w)``, zeros if ``jac`` is off."""
-    return log_scale.sum(dim=1) + scale.log().sum() if jac else torch.zeros_like(log_scale[:, 0])
+    def extra_repr(self) -> str:
+        """Tell the split of the channels and the bound when printed."""
+        return f"split={self.split}, affine_clamp={self.affine_clamp}"

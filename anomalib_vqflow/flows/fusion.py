@@ -9,7 +9,7 @@ from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_vqflow.discrete import Condition, ConditionedConv2d
+from anomalib_vqflow.condition import Condition, ConditionedConv2d, dense_condition
 
 from .subnets import ChannelNorm, conv3x3
 
@@ -43,7 +43,6 @@ class FusionSubnet(nn.Module):
         hidden_dim = max(total // 4, 1)
         self.conv1 = ConditionedConv2d(total, hidden_dim)
         self.norm = ChannelNorm(hidden_dim)
-        self.relu = nn.ReLU()
         self.conv2 = conv3x3(hidden_dim, sum(channels))
         self.scale_convs = nn.ModuleList(
             conv3x3(c_in, c_out) for c_in, c_out in zip(channels, out_channels, strict=True)
@@ -67,8 +66,8 @@ class FusionSubnet(nn.Module):
         """
         grid = (condition.shape[-2], condition.shape[-1])
         pooled = [half if half.shape[-2:] == grid else F.adaptive_avg_pool2d(half, grid) for half in halves]
-        mixed = self.relu(self.norm(self.conv1(torch.cat(pooled, dim=1), condition)))
-        shared = self.relu(self.conv2(mixed)).split(self.channels, dim=1)
+        mixed = F.relu(self.norm(self.conv1(torch.cat(pooled, dim=1), condition)))
+        shared = F.relu(self.conv2(mixed)).split(self.channels, dim=1)
         joined = [
             half + F.interpolate(part, size=half.shape[-2:], mode="bilinear", align_corners=True)
             for half, part in zip(halves, shared, strict=True)
@@ -99,14 +98,14 @@ class FusionCoupling(InvertibleModule):
 
     Example:
         >>> import torch
-        >>> fusion = FusionCoupling([(8, 4, 4), (6, 2, 2)], [(5, 2, 2)])
-        >>> z, log_det = fusion([torch.randn(2, 8, 4, 4), torch.randn(2, 6, 2, 2)], [torch.randn(2, 5, 2, 2)])
-        >>> [tuple(level.shape) for level in z], log_det.shape
-        ([(2, 8, 4, 4), (2, 6, 2, 2)], torch.Size([2]))
+        >>> fusion = FusionCoupling([(8, 4, 4), (6, 2, 2)], [(5, 2, 2)], affine_clamp=1.9)
+        >>> z, log_dets = fusion([torch.randn(2, 8, 4, 4), torch.randn(2, 6, 2, 2)], [torch.randn(2, 5, 2, 2)])
+        >>> [tuple(level.shape) for level in z], [tuple(level.shape) for level in log_dets]
+        ([(2, 8, 4, 4), (2, 6, 2, 2)], [(2, 4, 4), (2, 2, 2)])
     """
 
     def __init__(
-        self, dims_in: Sequence[tuple[int, ...]], dims_c: Sequence[tuple[int, ...]], affine_clamp: float = 1.9
+        self, dims_in: Sequence[tuple[int, ...]], dims_c: Sequence[tuple[int, ...]], *, affine_clamp: float
     ) -> None:
         super().__init__(dims_in, dims_c)
         channels = [dims[0] for dims in dims_in]
@@ -131,60 +130,54 @@ class FusionCoupling(InvertibleModule):
 
     def forward(
         self, x_or_z: Sequence[Tensor], c: Sequence[Condition], rev: bool = False, jac: bool = True
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Transform the latents of all scales, or invert the transformation when ``rev`` is set.
 
         Args:
             x_or_z: One tensor of shape ``(B, C_i, h_i, w_i)`` per scale.
             c: One condition of shape ``(B, K, h, w)``.
             rev: Whether to run the inverse.
-            jac: Whether to compute the log-determinant.
+            jac: Whether to compute the log-determinants.
 
         Returns:
-            The transformed tensors, and ``log|det J|`` in nats with shape ``(B,)``, negated when ``rev`` is set; zeros
-            if ``jac`` is off.
+            The transformed tensors, and per scale what each cell contributes to ``log|det J|`` in nats, shape
+            ``(B, h_i, w_i)``, negated when ``rev`` is set; zeros of shape ``(1, 1, 1)`` if ``jac`` is off.
         """
-        levels, cell_log_dets = (self._inverse if rev else self.transform)(x_or_z, c[0], jac)
-        log_det = torch.stack([level.sum(dim=(1, 2)) for level in cell_log_dets]).sum(dim=0)
-        return tuple(levels), -log_det if rev else log_det
+        condition = _fit_to_grid(c[0], x_or_z[-1])
+        levels, log_scales = (self._split_fused if rev else self._fuse)(x_or_z, condition)
+        if not jac:
+            return levels, tuple(x.new_zeros(1, 1, 1) for x in levels)
+        log_dets = [first.sum(dim=1) + second.sum(dim=1) for first, second in log_scales]
+        return levels, tuple(-log_det if rev else log_det for log_det in log_dets)
 
-    def transform(
-        self, latents: Sequence[Tensor], condition: Condition, jac: bool = True
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Transform the latents and tell the cells apart in the log-determinant.
-
-        Args:
-            latents: One tensor of shape ``(B, C_i, h_i, w_i)`` per scale.
-            condition: Map of shape ``(B, K, h, w)``, or what it is made of.
-            jac: Whether to compute the log-determinant.
-
-        Returns:
-            The transformed tensors, and per scale the contribution of each cell to ``log|det J|`` in nats, shape
-            ``(B, h_i, w_i)``; zeros if ``jac`` is off.
-        """
-        condition = _fit_to_grid(condition, latents[-1])
-        permuted = [x.index_select(1, order) for x, order in zip(latents, self.permutations, strict=True)]
-        halves = [x.split(split, dim=1) for x, split in zip(permuted, self.splits, strict=True)]
-        first, second = [half[0] for half in halves], [half[1] for half in halves]
+    def _fuse(self, x: Sequence[Tensor], condition: Condition) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, ...]]]:
+        """Transform the latents; also return the log-scales of both halves of each scale."""
+        permuted = [level.index_select(1, order) for level, order in zip(x, self.permutations, strict=True)]
+        first, second = self._halves(permuted)
         first_scales, first_shifts = self._scale_shift(self.first_subnet, second, condition)
         first = [x * s.exp() + t for x, s, t in zip(first, first_scales, first_shifts, strict=True)]
         second_scales, second_shifts = self._scale_shift(self.second_subnet, first, condition)
         second = [x * s.exp() + t for x, s, t in zip(second, second_scales, second_shifts, strict=True)]
-        z = [torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)]
-        return z, _cell_log_dets(first_scales, second_scales, jac)
+        z = tuple(torch.cat(pair, dim=1) for pair in zip(first, second, strict=True))
+        return z, list(zip(first_scales, second_scales, strict=True))
 
-    def _inverse(self, z: Sequence[Tensor], condition: Condition, jac: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """Restore the input; the log-determinants are those of :meth:`transform`."""
-        condition = _fit_to_grid(condition, z[-1])
-        halves = [x.split(split, dim=1) for x, split in zip(z, self.splits, strict=True)]
-        first, second = [half[0] for half in halves], [half[1] for half in halves]
+    def _split_fused(
+        self, z: Sequence[Tensor], condition: Condition
+    ) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, ...]]]:
+        """Restore the input; the log-scales are those of :meth:`_fuse`."""
+        first, second = self._halves(z)
         second_scales, second_shifts = self._scale_shift(self.second_subnet, first, condition)
         second = [(x - t) * torch.exp(-s) for x, s, t in zip(second, second_scales, second_shifts, strict=True)]
         first_scales, first_shifts = self._scale_shift(self.first_subnet, second, condition)
         first = [(x - t) * torch.exp(-s) for x, s, t in zip(first, first_scales, first_shifts, strict=True)]
         permuted = [torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)]
-        x = [level[:, order.argsort()] for level, order in zip(permuted, self.permutations, strict=True)]
-        return x, _cell_log_dets(first_scales, second_scales, jac)
+        x = tuple(level[:, order.argsort()] for level, order in zip(permuted, self.permutations, strict=True))
+        return x, list(zip(first_scales, second_scales, strict=True))
+
+    def _halves(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Split the channels of every scale in two halves."""
+        halves = [level.split(split, dim=1) for level, split in zip(levels, self.splits, strict=True)]
+        return [half[0] for half in halves], [half[1] for half in halves]
 
     def _scale_shift(self, subnet: FusionSubnet, halves: list[Tensor], condition: Condition) -> ScaleShift:
         """Predict log-scales, clamped, and shifts."""
@@ -196,16 +189,13 @@ class FusionCoupling(InvertibleModule):
         """Return the shapes unchanged."""
         return input_dims
 
-
-def _cell_log_dets(first_scales: Sequence[Tensor], second_scales: Sequence[Tensor], jac: bool) -> list[Tensor]:
-    """Sum up the log-scales of each cell; ``(B, h_i, w_i)`` per scale, zeros if ``jac`` is off."""
-    if not jac:
-        return [torch.zeros_like(scales[:, 0]) for scales in first_scales]
-    return [a.sum(dim=1) + b.sum(dim=1) for a, b in zip(first_scales, second_scales, strict=True)]
+    def extra_repr(self) -> str:
+        """Tell the splits of the channels and the bound when printed."""
+        return f"splits={self.splits}, affine_clamp={self.affine_clamp}"
 
 
 def _fit_to_grid(condition: Condition, coarsest: Tensor) -> Condition:
     grid = (coarsest.shape[-2], coarsest.shape[-1])
     if condition.shape[-2:] == grid:
         return condition
-    return F.adaptive_avg_pool2d(condition if isinstance(condition, Tensor) else condition.dense(), grid)
+    return F.adaptive_avg_pool2d(dense_condition(condition), grid)

@@ -32,7 +32,7 @@ class ConceptGaussian(InvertibleModule):
         >>> gaussian = ConceptGaussian([(8, 4, 4)], [(16,)])
         >>> (z,), log_det = gaussian([torch.randn(2, 8, 4, 4)], [torch.randn(2, 16)])
         >>> z.shape, log_det.shape
-        (torch.Size([2, 8, 4, 4]), torch.Size([2]))
+        (torch.Size([2, 8, 4, 4]), torch.Size([2, 1, 1]))
     """
 
     def __init__(self, dims_in: Sequence[tuple[int, ...]], dims_c: Sequence[tuple[int, ...]]) -> None:
@@ -59,33 +59,15 @@ class ConceptGaussian(InvertibleModule):
             jac: Unused; the log-determinant is free here.
 
         Returns:
-            The transformed tensor, and ``log|det J|`` in nats with shape ``(B,)``, negated when ``rev`` is set.
+            The transformed tensor, and what every cell contributes to ``log|det J|`` in nats, shape ``(B, 1, 1)``,
+            negated when ``rev`` is set.
         """
         del jac
         (latents,), (prototype,) = x_or_z, c
-        num_cells = latents.shape[-2] * latents.shape[-1]
+        mean, log_std = self.mean(prototype)[..., None, None], self.log_std(prototype)[..., None, None]  # (B, C, 1, 1)
         if rev:
-            mean, log_std = self._generate(prototype)
-            return (latents * log_std.exp() + mean,), num_cells * log_std.sum(dim=(1, 2, 3))
-        z, cell_log_det = self.transform(latents, prototype)
-        return (z,), num_cells * cell_log_det[:, 0, 0]
-
-    def transform(self, latents: Tensor, prototype: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardize the latents.
-
-        Args:
-            latents: Tensor of shape ``(B, C, h, w)``.
-            prototype: ŷ of shape ``(B, D)``.
-
-        Returns:
-            The transformed tensor, and the contribution of every cell to ``log|det J|`` in nats, ``(B, 1, 1)``.
-        """
-        mean, log_std = self._generate(prototype)
-        return (latents - mean) * torch.exp(-log_std), -log_std.sum(dim=1)
-
-    def _generate(self, prototype: Tensor) -> tuple[Tensor, Tensor]:
-        """Generate mean and log-standard-deviation of shape ``(B, C, 1, 1)``."""
-        return self.mean(prototype)[..., None, None], self.log_std(prototype)[..., None, None]
+            return (latents * log_std.exp() + mean,), log_std.sum(dim=1)
+        return ((latents - mean) * torch.exp(-log_std),), -log_std.sum(dim=1)
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the shapes unchanged."""

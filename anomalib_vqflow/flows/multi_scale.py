@@ -1,140 +1,132 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Assembly over the scales: one conditional flow per level, the concept-aware Gaussian, the fusion."""
+"""Assembly over the scales: one conditional flow per level, and the fusion over all of them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
 
-import torch
+from FrEIA.framework import SequenceINN
+from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
-from anomalib_vqflow.discrete import Condition
+from anomalib_vqflow.condition import Condition
 
 from .coupling import ConditionalCoupling
 from .fusion import FusionCoupling
 from .gaussian import ConceptGaussian
+from .noise import Noise
 from .whitening import Whitening
 
 
-class Latents(NamedTuple):
-    """What the flows make of the detail maps."""
-
-    latents: list[Tensor]  # z'_i, (B, C_i, h_i, w_i), standard normal for normal images
-    log_det: Tensor  # (B,), nats; zeros if it was not asked for
-    cell_log_dets: list[Tensor]  # its parts, (B, h_i, w_i) per level
-
-
-class MultiScaleFlow(nn.Module):
+class MultiScaleFlow(InvertibleModule):
     r"""Map the detail maps to standard-normal latents under their patterns and concept.
 
-    Per level :math:`z_i = F_i(h_i; [\hat h'_i; \hat y])`, then :math:`z'_i = (z_i - \mu_i(\hat y)) / \sigma_i(\hat y)`,
-    and over all levels the fusion under the semantic condition.
+    One flow per level: whitening and its noise (ours, optional), couplings under the level's condition,
+    :math:`z_i = F_i(h_i; [\hat h'_i; \hat y])`, then the Gaussian of the concept,
+    :math:`z'_i = (z_i - \mu_i(\hat y)) / \sigma_i(\hat y)`. Over all levels, the fusion under the semantic condition.
 
     Source: VQ-Flow (Zhou et al., 2024), framework figure, panels 2 and 3, https://arxiv.org/abs/2409.00942. The fusion
     is not in the figure; it follows the behavior of the paper's release.
 
     Args:
         dims_in: Shapes ``[(C_i, h_i, w_i), ...]`` of the detail maps, fine to coarse.
-        condition_dim: Channels of the conditions.
-        concept_dim: Width D of the prototypes.
+        dims_c: Shapes ``(K, h_i, w_i)`` of the condition of each level, ``(K, h, w)`` of the semantic condition, and
+            ``(D,)`` of the prototype, in this order.
         flow_steps: Number of couplings per level.
         hidden_dim: Width of the coupling subnets; None for the width of their input, as published.
         affine_clamp: Bound α of the log-scales.
         use_concept_gaussian: Whether the base distribution depends on the concept.
         use_fusion: Whether the scales are coupled.
         use_whitening: Whether the detail maps are whitened first; see :class:`Whitening`. Ours.
-        whitening_noise: Standard deviation of the Gaussian noise that whitened maps get in training. Without it, the
-            density grows without bound where features never vary, and rounding them looks like an anomaly. Ours.
+        whitening_noise: Standard deviation of the noise on whitened maps in training; see :class:`Noise`. Ours.
 
     Raises:
-        ValueError: If ``flow_steps`` does not give one positive number per level, or the noise is negative.
+        ValueError: If ``flow_steps`` does not give one positive number per level, or an argument is out of its range.
 
     Example:
         >>> import torch
-        >>> flow = MultiScaleFlow([(8, 4, 4), (6, 2, 2)], condition_dim=5, concept_dim=3, flow_steps=(1, 2))
+        >>> flow = MultiScaleFlow(
+        ...     [(8, 4, 4), (6, 2, 2)],
+        ...     [(5, 4, 4), (5, 2, 2), (5, 1, 1), (3,)],
+        ...     flow_steps=(1, 2),
+        ...     hidden_dim=None,
+        ...     affine_clamp=1.9,
+        ...     use_concept_gaussian=True,
+        ...     use_fusion=True,
+        ...     use_whitening=False,
+        ...     whitening_noise=0.0,
+        ... )
         >>> details = [torch.randn(2, 8, 4, 4), torch.randn(2, 6, 2, 2)]
-        >>> conditions = [torch.randn(2, 5, 4, 4), torch.randn(2, 5, 2, 2)]
-        >>> latents, log_det, _ = flow(details, conditions, torch.randn(2, 5, 1, 1), torch.randn(2, 3))
-        >>> [tuple(z.shape) for z in latents], log_det.shape
-        ([(2, 8, 4, 4), (2, 6, 2, 2)], torch.Size([2]))
+        >>> conditions = [torch.randn(2, 5, 4, 4), torch.randn(2, 5, 2, 2), torch.randn(2, 5, 1, 1)]
+        >>> latents, log_dets = flow(details, (*conditions, torch.randn(2, 3)))
+        >>> [tuple(z.shape) for z in latents], [tuple(log_det.shape) for log_det in log_dets]
+        ([(2, 8, 4, 4), (2, 6, 2, 2)], [(2, 4, 4), (2, 2, 2)])
     """
 
     def __init__(
         self,
-        dims_in: Sequence[tuple[int, int, int]],
-        condition_dim: int,
-        concept_dim: int,
-        flow_steps: Sequence[int] = (2, 5, 8),
-        hidden_dim: int | None = None,
-        affine_clamp: float = 1.9,
-        use_concept_gaussian: bool = True,
-        use_fusion: bool = True,
-        use_whitening: bool = False,
-        whitening_noise: float = 0.15,
+        dims_in: Sequence[tuple[int, ...]],
+        dims_c: Sequence[tuple[int, ...]],
+        *,
+        flow_steps: Sequence[int],
+        hidden_dim: int | None,
+        affine_clamp: float,
+        use_concept_gaussian: bool,
+        use_fusion: bool,
+        use_whitening: bool,
+        whitening_noise: float,
     ) -> None:
-        super().__init__()
+        super().__init__(dims_in, dims_c)
         if len(flow_steps) != len(dims_in) or min(flow_steps, default=0) < 1:
             msg = (
                 f"flow_steps needs one positive number for each of the {len(dims_in)} detail levels "
                 f"(all layers but the last), got {list(flow_steps)}."
             )
             raise ValueError(msg)
-        if whitening_noise < 0:
-            msg = f"whitening_noise, a standard deviation, must not be negative, got {whitening_noise}."
-            raise ValueError(msg)
-        self.whitening_noise = whitening_noise
-        self.whitenings = nn.ModuleList(Whitening([dims]) for dims in (dims_in if use_whitening else ()))
-        self.scale_flows = nn.ModuleList(
-            nn.ModuleList(
-                ConditionalCoupling([dims], [(condition_dim, *dims[1:])], hidden_dim, affine_clamp)
-                for _ in range(steps)
-            )
-            for dims, steps in zip(dims_in, flow_steps, strict=True)
-        )
-        self.gaussians = nn.ModuleList(
-            ConceptGaussian([dims], [(concept_dim,)]) for dims in (dims_in if use_concept_gaussian else ())
-        )
-        self.fusion = FusionCoupling(dims_in, [(condition_dim, *dims_in[-1][1:])], affine_clamp) if use_fusion else None
+        *level_dims_c, semantic_dims, prototype_dims = dims_c
+        flows = [SequenceINN(*dims, force_tuple_output=True) for dims in dims_in]
+        for flow, steps, dims in zip(flows, flow_steps, level_dims_c, strict=True):
+            if use_whitening:
+                flow.append(Whitening)
+                flow.append(Noise, std=whitening_noise)
+            for _ in range(steps):
+                flow.append(
+                    ConditionalCoupling, cond=0, cond_shape=dims, hidden_dim=hidden_dim, affine_clamp=affine_clamp
+                )
+        for flow in flows if use_concept_gaussian else ():
+            flow.append(ConceptGaussian, cond=1, cond_shape=prototype_dims)
+        self.levels = nn.ModuleList(flows)
+        self.fusion = FusionCoupling(dims_in, [semantic_dims], affine_clamp=affine_clamp) if use_fusion else None
 
     def forward(
-        self,
-        details: Sequence[Tensor],
-        conditions: Sequence[Condition],
-        semantic_condition: Condition,
-        prototype: Tensor,
-        jac: bool = True,
-    ) -> Latents:
-        """Compute the latents and, on request, the log-determinant of the whole map.
+        self, x_or_z: Sequence[Tensor], c: Sequence[Condition], rev: bool = False, jac: bool = True
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Compute the latents, or the maps that have them when ``rev`` is set.
 
         Args:
-            details: h_i of shape ``(B, C_i, h_i, w_i)`` per level.
-            conditions: [ĥ'_i; ŷ] of shape ``(B, K, h_i, w_i)`` per level, as maps or as what they are made of.
-            semantic_condition: [ĥ'_4; ŷ] of shape ``(B, K, h_4, w_4)``; only the fusion uses it.
-            prototype: ŷ of shape ``(B, D)``.
-            jac: Whether to compute the log-determinant.
+            x_or_z: h_i, or z'_i, of shape ``(B, C_i, h_i, w_i)`` per level.
+            c: [ĥ'_i; ŷ] of shape ``(B, K, h_i, w_i)`` per level, [ĥ'_4; ŷ] of shape ``(B, K, h_4, w_4)``, and ŷ of
+                shape ``(B, D)``.
+            rev: Whether to run the inverse.
+            jac: Whether to compute the log-determinants.
 
         Returns:
-            Latents and log-determinant.
+            The transformed maps, and per level what each cell contributes to ``log|det J|`` in nats, shape
+            ``(B, h_i, w_i)``, negated when ``rev`` is set; zeros that broadcast to it if ``jac`` is off.
         """
-        latents, cell_log_dets = [], []
-        for level, (z, condition) in enumerate(zip(details, conditions, strict=True)):
-            cell_log_det = torch.zeros_like(z[:, 0])
-            if len(self.whitenings):
-                z, step = cast("Whitening", self.whitenings[level]).transform(z)
-                cell_log_det = cell_log_det + step
-                if self.training:
-                    z = z + self.whitening_noise * torch.randn_like(z)
-            for coupling in cast("nn.ModuleList", self.scale_flows[level]):
-                z, step = cast("ConditionalCoupling", coupling).transform(z, condition, jac)
-                cell_log_det = cell_log_det + step
-            if len(self.gaussians):
-                z, step = cast("ConceptGaussian", self.gaussians[level]).transform(z, prototype)
-                cell_log_det = cell_log_det + step
-            latents.append(z)
-            cell_log_dets.append(cell_log_det)
-        if self.fusion is not None:
-            latents, steps = self.fusion.transform(latents, semantic_condition, jac)
-            cell_log_dets = [a + b for a, b in zip(cell_log_dets, steps, strict=True)]
-        if not jac:
-            cell_log_dets = [torch.zeros_like(level) for level in cell_log_dets]
-        log_det = torch.stack([level.sum(dim=(1, 2)) for level in cell_log_dets]).sum(dim=0)
-        return Latents(latents, log_det, cell_log_dets)
+        *conditions, semantic, prototype = c
+        maps, fusion_log_dets = tuple(x_or_z), None
+        if self.fusion is not None and rev:
+            maps, fusion_log_dets = self.fusion(maps, (semantic,), rev, jac)
+        results = [
+            flow((level,), (condition, prototype), rev, jac)
+            for flow, level, condition in zip(self.levels, maps, conditions, strict=True)
+        ]
+        maps, log_dets = tuple(level for (level,), _ in results), tuple(log_det for _, log_det in results)
+        if self.fusion is not None and not rev:
+            maps, fusion_log_dets = self.fusion(maps, (semantic,), rev, jac)
+        if fusion_log_dets is None:
+            return maps, log_dets
+        return maps, tuple(a + b for a, b in zip(log_dets, fusion_log_dets, strict=True))
+
+    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return the shapes unchanged."""
+        return input_dims

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_vqflow.discrete import Condition, ConditionedConv2d
+from anomalib_vqflow.condition import Condition, ConditionedConv2d
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -55,11 +55,12 @@ class ConvSubnet(nn.Module):
 
     Example:
         >>> import torch
-        >>> ConvSubnet(20, 8, hidden_dim=12)(torch.randn(2, 20, 4, 4)).shape
+        >>> subnet = ConvSubnet(14 + 6, 8, hidden_dim=12)
+        >>> subnet(torch.randn(2, 14, 4, 4), torch.randn(2, 6, 4, 4)).shape
         torch.Size([2, 8, 4, 4])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, hidden_dim: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, hidden_dim: int) -> None:
         super().__init__()
         self.conv1 = ConditionedConv2d(in_channels, hidden_dim)
         self.norm = ChannelNorm(hidden_dim)
@@ -67,12 +68,12 @@ class ConvSubnet(nn.Module):
         for parameter in self.conv2.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
         """Predict scale and shift.
 
         Args:
             x: Untouched half of shape ``(B, C, h, w)``.
-            condition: Condition with the remaining channels; None if x has them all.
+            condition: Condition with the remaining channels, on the same grid.
 
         Returns:
             Map of shape ``(B, out_channels, h, w)``.

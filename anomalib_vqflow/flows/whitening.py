@@ -73,7 +73,7 @@ class Whitening(InvertibleModule):
         >>> whitening.fit_(torch.zeros(2), torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
         >>> (y,), log_det = whitening([torch.ones(1, 2, 4, 4)])
         >>> y.abs().amax(dim=(0, 2, 3)).sort().values, log_det.round(decimals=2)
-        (tensor([0.5000, 1.0000]), tensor([-11.0900]))
+        (tensor([0.5000, 1.0000]), tensor([[[-0.6900]]]))
     """
 
     mean: Tensor  # (C,)
@@ -120,27 +120,19 @@ class Whitening(InvertibleModule):
             jac: Unused; the log-determinant is free here.
 
         Returns:
-            The transformed tensor, and ``log|det J|`` in nats with shape ``(B,)``, negated when ``rev`` is set.
+            The transformed tensor, and what every cell contributes to ``log|det J|`` in nats, shape ``(1, 1, 1)``,
+            negated when ``rev`` is set.
         """
         del c, jac
-        (x,) = x_or_z
-        log_det = (x.shape[-2] * x.shape[-1] * self.log_det_per_cell).expand(x.shape[0])
+        (x,), log_det = x_or_z, self.log_det_per_cell.expand(1, 1, 1)
         if rev:
             return (F.conv2d(x, self.weight.inverse()[..., None, None]) + self.mean[:, None, None],), -log_det
-        return (self.transform(x)[0],), log_det
-
-    def transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Whiten the input.
-
-        Args:
-            x: Tensor of shape ``(B, C, h, w)``.
-
-        Returns:
-            The whitened tensor, and the contribution of every cell to ``log|det J|`` in nats, shape ``(1, 1, 1)``.
-        """
-        y = F.conv2d(x - self.mean[:, None, None], self.weight[..., None, None])
-        return y, self.log_det_per_cell.expand(1, 1, 1)
+        return (F.conv2d(x - self.mean[:, None, None], self.weight[..., None, None]),), log_det
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the shapes unchanged."""
         return input_dims
+
+    def extra_repr(self) -> str:
+        """Tell the number of channels when printed."""
+        return f"channels={len(self.mean)}"

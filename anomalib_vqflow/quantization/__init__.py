@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hierarchical vector quantization: panel 1 of the paper's framework figure."""
 
+from .anchor import Anchor, make_anchor
 from .codebook import Codebook, Quantized
-from .concept import ConceptQuantizer
-from .condition import ConditionEncoder, Conditions
-from .pattern import PatternQuantizer, SemanticContext
-from .position import sinusoidal_encoding
+from .concept import Concept, ConceptQuantizer
+from .pattern import PatternQuantizer, Patterns, SemanticContext
 
 __all__ = [
+    "Anchor",
     "Codebook",
+    "Concept",
     "ConceptQuantizer",
-    "ConditionEncoder",
-    "Conditions",
     "PatternQuantizer",
+    "Patterns",
     "Quantized",
     "SemanticContext",
-    "sinusoidal_encoding",
+    "make_anchor",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MAX_CANDIDATES = 8192
-"""Vectors of a batch considered for the placement of codes: enough for 512 codes, and bounds its cost."""
+"""Vectors of a batch considered for the reinitialization of codes: enough for 512 codes, and bounds its cost."""
 
 ROUNDING = 16.0
 """Machine epsilons of a vector's squared norm within which a squared distance is only rounding."""
@@ -26,10 +26,11 @@ class Codebook(nn.Module):
     r"""Replace vectors by their nearest code, :math:`Q(x) = \arg\min_{c_k} \lVert x - c_k \rVert`.
 
     In training the codes follow the exponential moving averages of the vectors that chose them. A code that no vector
-    has chosen for long, or that was never placed, is *placed*: on a vector of the batch, drawn with probability
-    proportional to its squared distance to the nearest code (k-means++). Placing resets the code, its running sum and
-    its running count together. All codes start unplaced, so the first batches initialize the codebook, and whatever
-    appears later (a product that the first batches lacked) finds a free code. Vectors choose among placed codes only.
+    has chosen for long, or that was never initialized, is *reinitialized* to a vector of the batch, drawn with
+    probability proportional to its squared distance to the nearest code (k-means++). This resets the code, its running
+    sum and its running count together. All codes start uninitialized, so the first batches initialize the codebook, and
+    whatever appears later (a product that the first batches lacked) finds a free code. Vectors choose among
+    initialized codes only.
 
     ``novelty`` keeps a book of few, well separated codes from splitting its clusters: a vector deserves a code of its
     own only if its squared distance to the nearest code exceeds ``novelty`` times the variance of the batch.
@@ -41,16 +42,16 @@ class Codebook(nn.Module):
     Args:
         num_codes: Number of codes K.
         code_dim: Width of a code D.
+        novelty: See above; 0 lets every code be initialized.
         decay: Weight of the past in the moving averages, per step.
         dead_below: A code is free again when its running count (vectors per step) falls below this.
-        novelty: See above; 0 lets every code be placed.
 
     Raises:
         ValueError: If a size is not positive or a rate lies outside its range.
 
     Example:
         >>> import torch
-        >>> codebook = Codebook(num_codes=4, code_dim=16)
+        >>> codebook = Codebook(num_codes=4, code_dim=16, novelty=0.0)
         >>> quantized = codebook(torch.randn(2, 5, 5, 16))
         >>> quantized.codes.shape, quantized.indices.shape, quantized.commitment.shape
         (torch.Size([2, 5, 5, 16]), torch.Size([2, 5, 5]), torch.Size([]))
@@ -58,10 +59,10 @@ class Codebook(nn.Module):
 
     codes: Tensor  # (K, D)
     code_sums: Tensor  # (K, D)
-    code_counts: Tensor  # (K,), vectors per step; 0 for a code that was never placed
+    code_counts: Tensor  # (K,), vectors per step; 0 for a code that was never initialized
 
     def __init__(
-        self, num_codes: int, code_dim: int, decay: float = 0.99, dead_below: float = 0.01, novelty: float = 0.0
+        self, num_codes: int, code_dim: int, *, novelty: float, decay: float = 0.99, dead_below: float = 0.01
     ) -> None:
         super().__init__()
         if num_codes < 1 or code_dim < 1:
@@ -91,7 +92,7 @@ class Codebook(nn.Module):
         return self.codes.shape[1]
 
     @property
-    def live_ratio(self) -> Tensor:
+    def usage(self) -> Tensor:
         """Share of the codes in use, in [0, 1], shape ``()``."""
         return (self.code_counts >= self.dead_below).float().mean()
 
@@ -133,8 +134,12 @@ class Codebook(nn.Module):
         commitment = F.mse_loss(x, codes)
         return Quantized(x + (codes - x).detach(), indices, commitment)
 
+    def extra_repr(self) -> str:
+        """Tell the size when printed."""
+        return f"num_codes={self.num_codes}, code_dim={self.code_dim}, novelty={self.novelty}"
+
     def nearest(self, x: Tensor) -> Tensor:
-        """Index the nearest placed code of each vector.
+        """Index the nearest initialized code of each vector.
 
         Args:
             x: Vectors of shape ``(..., D)``.
@@ -142,24 +147,24 @@ class Codebook(nn.Module):
         Returns:
             Indices of shape ``(...)``.
         """
-        placed = self.code_counts > 0
+        initialized = self.code_counts > 0
         # Out of reach, but finite: quantization tools subtract constants from each other.
-        unplaced = torch.where(placed, 0.0, 1e30)
+        out_of_reach = torch.where(initialized, 0.0, 1e30)
         # Distances from a common center are small, so that they survive rounding where a runtime computes in bfloat16.
-        center = (self.codes * placed[:, None]).sum(dim=0) / placed.sum().clamp_min(1)
+        center = (self.codes * initialized[:, None]).sum(dim=0) / initialized.sum().clamp_min(1)
         codes = self.codes - center
         # |x|² is the same for all codes, so it is left out. The codes are scaled, not the larger product.
         cells = x.reshape(-1, self.code_dim) - center  # as a matrix, which no runtime lays out like a map
-        distances = codes.square().sum(dim=1) + unplaced + cells @ (-2.0 * codes.T)
+        distances = codes.square().sum(dim=1) + out_of_reach + cells @ (-2.0 * codes.T)
         return distances.view(*x.shape[:-1], self.num_codes).argmin(dim=-1)
 
     @torch.no_grad()
     def _learn_(self, x: Tensor) -> None:
-        """Place free codes on ``x``, of shape ``(N, D)``, then move all codes towards the vectors that choose them."""
+        """Reinitialize free codes, then move all codes towards the vectors of ``x``, ``(N, D)``, that choose them."""
         finite = x.square().sum(dim=1).isfinite()  # NaN, infinite, or too large for a distance
         x = torch.where(finite[:, None], x, 0.0)  # a broken vector must not poison a running mean
         if (self.code_counts < self.dead_below).any() and finite.any():
-            self._place_(x[finite])
+            self._reinitialize_(x[finite])
         chosen = self.nearest(x)  # (N,)
         counts = torch.zeros_like(self.code_counts).index_add_(0, chosen, finite.to(x.dtype))
         sums = torch.zeros_like(self.code_sums).index_add_(0, chosen, x)
@@ -169,16 +174,16 @@ class Codebook(nn.Module):
         mean = self.code_sums / self.code_counts.clamp_min(self.dead_below)[:, None]
         self.codes.copy_(torch.where(live[:, None], mean, self.codes))
 
-    def _place_(self, x: Tensor) -> None:
-        """Place the free codes, least used first, on vectors of ``x``, of shape ``(N, D)``, as k-means++ would."""
+    def _reinitialize_(self, x: Tensor) -> None:
+        """Reinitialize free codes, least used first, to vectors of ``x``, shape ``(N, D)``, as k-means++ would."""
         if len(x) > MAX_CANDIDATES:
             x = x[torch.randperm(len(x), device=x.device)[:MAX_CANDIDATES]]
         info = torch.finfo(x.dtype)
         variance = x.var(dim=0, correction=0).sum()
         threshold = torch.maximum(self.novelty * variance, ROUNDING * info.eps * x.square().sum(dim=1))  # (N,)
         # A code that fell out of use still stands for its cluster, which needs no second one when it comes back.
-        placed = self.codes[self.code_counts > 0]
-        distance = torch.cdist(x, placed).amin(dim=1).square() if len(placed) else torch.full_like(threshold, torch.inf)
+        known = self.codes[self.code_counts > 0]
+        distance = torch.cdist(x, known).amin(dim=1).square() if len(known) else torch.full_like(threshold, torch.inf)
         order = self.code_counts.argsort(stable=True)
         for code in order[self.code_counts[order] < self.dead_below].tolist():
             weight = torch.where(distance > threshold, distance.clamp_max(info.max), 0.0)

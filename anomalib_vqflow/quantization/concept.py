@@ -1,9 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conceptual Prototype Codebook (CPC): which product is this?"""
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 
-from .codebook import Codebook, Quantized
+from .codebook import Codebook
+
+
+class Concept(NamedTuple):
+    """What each image of a batch shows, and the prototypes that there are."""
+
+    prototype: Tensor  # ŷ, (B, D), straight-through in training
+    indices: Tensor  # (B,), int64, number of the prototype in the codebook
+    commitment: Tensor  # (), see Quantized
+    prototypes: Tensor  # (N, D), the distinct ones: the codebook's in inference, one per image in training
+    rows: Tensor  # (B,), int64, the row of `prototypes` that is each image's
+    lasting: bool  # whether `prototypes` stay the same from batch to batch, so that their products are worth keeping
 
 
 class ConceptQuantizer(nn.Module):
@@ -20,12 +34,13 @@ class ConceptQuantizer(nn.Module):
 
     Example:
         >>> import torch
-        >>> concept = ConceptQuantizer(channels=32, concept_dim=16, num_concepts=4)(torch.randn(2, 32, 3, 3))
-        >>> concept.codes.shape, concept.indices.shape
+        >>> quantizer = ConceptQuantizer(channels=32, concept_dim=16, num_concepts=4, novelty=0.0)
+        >>> concept = quantizer(torch.randn(2, 32, 3, 3))
+        >>> concept.prototype.shape, concept.indices.shape
         (torch.Size([2, 16]), torch.Size([2]))
     """
 
-    def __init__(self, channels: int, concept_dim: int, num_concepts: int, novelty: float = 0.0) -> None:
+    def __init__(self, *, channels: int, concept_dim: int, num_concepts: int, novelty: float) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
             nn.Linear(channels, concept_dim),
@@ -37,13 +52,17 @@ class ConceptQuantizer(nn.Module):
         )
         self.codebook = Codebook(num_concepts, concept_dim, novelty=novelty)
 
-    def forward(self, semantic: Tensor) -> Quantized:
+    def forward(self, semantic: Tensor) -> Concept:
         """Quantize the semantic maps of a batch.
 
         Args:
             semantic: Map h_4 of shape ``(B, C, h, w)``.
 
         Returns:
-            Prototypes ŷ of shape ``(B, D)``, concept indices of shape ``(B,)`` and the commitment.
+            The concept of each image.
         """
-        return self.codebook(self.mlp(semantic.mean(dim=(2, 3))))
+        prototype, indices, commitment = self.codebook(self.mlp(semantic.mean(dim=(2, 3))))
+        if self.training:  # the gradient passes to each image's embedding by a prototype of its own
+            rows = torch.arange(prototype.shape[0], device=prototype.device)
+            return Concept(prototype, indices, commitment, prototype, rows, lasting=False)
+        return Concept(prototype, indices, commitment, self.codebook.codes, indices, lasting=True)

@@ -8,9 +8,10 @@ from torch.testing import assert_close
 from anomalib_vqflow.flows import ConditionalCoupling
 from tests.gradients import parameters_without_gradient
 
-from .bijection import assert_bijection, randomize_
+from .bijection import assert_bijection, image_log_det, randomize_
 
 CONDITION_DIM = 3
+PUBLISHED = {"hidden_dim": None, "affine_clamp": 1.9}
 SIZES = [(2, 3), (1, 1), (1, 5), (4, 1)]
 
 
@@ -19,9 +20,10 @@ def _seed():
     torch.manual_seed(0)
 
 
-def make_coupling(channels, size, **options) -> ConditionalCoupling:
-    coupling = ConditionalCoupling([(channels, *size)], [(CONDITION_DIM, *size)], **options)
-    randomize_(coupling)
+def make_coupling(channels, size, *, randomize=True, **options) -> ConditionalCoupling:
+    coupling = ConditionalCoupling([(channels, *size)], [(CONDITION_DIM, *size)], **{**PUBLISHED, **options})
+    if randomize:
+        randomize_(coupling)
     return coupling
 
 
@@ -42,6 +44,17 @@ def test_bijection_with_options(options):
     assert_bijection(make_coupling(5, (2, 3), **options).double(), *inputs(5, (2, 3), dtype=torch.float64))
 
 
+class Joined(nn.Module):
+    """A coupling's subnet, for FrEIA, which joins its input and its condition."""
+
+    def __init__(self, coupling) -> None:
+        super().__init__()
+        self.subnet, self.sizes = coupling.subnet, (coupling.split[0], CONDITION_DIM)
+
+    def forward(self, x):
+        return self.subnet(*x.split(self.sizes, dim=1))
+
+
 @pytest.mark.parametrize("channels", [4, 7])
 def test_equals_freia(channels):
     """With FrEIA's weights copied, the outputs, the inverse and the log-determinants are FrEIA's AllInOneBlock's."""
@@ -50,7 +63,7 @@ def test_equals_freia(channels):
     def subnet(in_channels: int, out_channels: int) -> nn.Module:
         assert in_channels == coupling.split[0] + CONDITION_DIM
         assert out_channels == 2 * coupling.split[1]
-        return coupling.subnet
+        return Joined(coupling)
 
     block = AllInOneBlock(
         [(channels, *size)],
@@ -68,28 +81,28 @@ def test_equals_freia(channels):
         (ours,), our_log_det = coupling(x, c, rev=rev)
         (theirs,), their_log_det = block(x, c, rev=rev)
         assert_close(ours, theirs, atol=1e-10, rtol=1e-10)
-        assert_close(our_log_det, their_log_det, atol=1e-10, rtol=1e-10)
+        assert_close(image_log_det(our_log_det, [ours]), their_log_det, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("channels", [2, 5])
 def test_new_coupling_is_a_permutation(channels):
     """The zero-initialized subnet and the unit scale leave the values as they are."""
-    coupling = ConditionalCoupling([(channels, 2, 3)], [(CONDITION_DIM, 2, 3)])
+    coupling = make_coupling(channels, (2, 3), randomize=False)
     (x,), c = inputs(channels, (2, 3))
     (z,), log_det = coupling([x], c)
 
     assert_close(z, x[:, coupling.permutation])
-    assert_close(log_det, torch.zeros(2), atol=1e-4, rtol=0)
+    assert_close(log_det, torch.zeros(2, 2, 3), atol=1e-4, rtol=0)
 
 
 def test_log_det_in_closed_form():
-    """Without a subnet the log-determinant is cells × Σ log scale."""
-    coupling = ConditionalCoupling([(5, 2, 3)], [(CONDITION_DIM, 2, 3)]).double()
+    """Without a subnet, every cell contributes Σ log scale."""
+    coupling = make_coupling(5, (2, 3), randomize=False).double()
     coupling.global_scale.data.normal_()
     _, log_det = coupling(*inputs(5, (2, 3), dtype=torch.float64))
     scale = 0.1 * 2 * (1 + (0.5 * coupling.global_scale).exp()).log()
 
-    assert_close(log_det, (6 * scale.log().sum()).expand(2).detach())
+    assert_close(log_det, scale.log().sum().expand(2, 2, 3).detach())
 
 
 def test_first_part_is_untouched_up_to_the_affine():
@@ -130,12 +143,12 @@ def test_large_inputs_stay_finite(magnitude, autocast):
 
 def test_every_parameter_gets_a_gradient_after_one_step():
     """At the zero initialization only the last layers learn; one step later all do."""
-    coupling = ConditionalCoupling([(6, 4, 4)], [(CONDITION_DIM, 4, 4)])
+    coupling = make_coupling(6, (4, 4), randomize=False)
     optimizer = torch.optim.Adam(coupling.parameters(), lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
         (z,), log_det = coupling(*inputs(6, (4, 4), batch=4))
-        (0.5 * z.square().flatten(1).sum(dim=1) - log_det).mean().backward()
+        (0.5 * z.square().sum(dim=1) - log_det).sum(dim=(1, 2)).mean().backward()
         optimizer.step()
 
     assert parameters_without_gradient(coupling) == []
@@ -174,7 +187,7 @@ def test_other_sizes_than_announced():
 def test_wrong_shapes_are_refused(dims_in, dims_c):
     """One input of two channels or more, one condition."""
     with pytest.raises(ValueError, match="Expected one input of at least two channels and one condition"):
-        ConditionalCoupling(dims_in, dims_c)
+        ConditionalCoupling(dims_in, dims_c, **PUBLISHED)
 
 
 @pytest.mark.parametrize("options", [{"affine_clamp": 0.0}, {"affine_clamp": -1.0}, {"hidden_dim": 0}])

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from anomalib_vqflow.flows import ConceptGaussian
 from tests.gradients import parameters_without_gradient
 
-from .bijection import assert_bijection, randomize_
+from .bijection import assert_bijection, image_log_det, randomize_
 
 
 @pytest.fixture(autouse=True)
@@ -42,18 +42,18 @@ def test_likelihood_is_that_of_the_concepts_gaussian():
     gaussian, (z,), (prototype,) = make_gaussian(), *inputs(batch=3)
     (standardized,), log_det = gaussian([z], [prototype])
     standard = Normal(torch.zeros((), dtype=z.dtype), 1.0)
-    ours = standard.log_prob(standardized).flatten(1).sum(dim=1) + log_det
+    ours = standard.log_prob(standardized).flatten(1).sum(dim=1) + image_log_det(log_det, [z])
     mean, std = gaussian.mean(prototype)[..., None, None], gaussian.log_std(prototype).exp()[..., None, None]
 
     assert_close(ours, Normal(mean, std).log_prob(z).flatten(1).sum(dim=1))
 
 
 def test_log_det_in_closed_form():
-    """−h w Σ_c log σ_c."""
+    """−Σ_c log σ_c in every cell."""
     gaussian, x, (prototype,) = make_gaussian(), *inputs()
     _, log_det = gaussian(x, [prototype])
 
-    assert_close(log_det, -6 * gaussian.log_std(prototype).sum(dim=1))
+    assert_close(log_det, -gaussian.log_std(prototype).sum(dim=1)[:, None, None])
 
 
 def test_starts_at_the_standard_normal():
@@ -73,7 +73,7 @@ def test_a_wider_gaussian_is_punished():
     for log_std in (0.0, 1.0, 4.0, 14.0):
         gaussian.log_std.bias.data.fill_(log_std)
         (z,), log_det = gaussian(x, c)
-        losses.append((0.5 * z.square().flatten(1).sum(dim=1) - log_det).mean().item())
+        losses.append((0.5 * z.square().sum(dim=1) - log_det).sum(dim=(1, 2)).mean().item())
 
     assert losses == sorted(losses)
     assert losses[-1] > losses[0] + 300
@@ -89,7 +89,7 @@ def test_maximum_likelihood_finds_mean_and_deviation_of_each_concept():
         x = torch.stack([m + s * torch.randn(1, 8, 8) for m, s in moments.values()])
         (z,), log_det = gaussian([x], [prototypes])
         optimizer.zero_grad()
-        (0.5 * z.square().flatten(1).sum(dim=1) - log_det).mean().backward()
+        (0.5 * z.square().sum(dim=1) - log_det).sum(dim=(1, 2)).mean().backward()
         optimizer.step()
 
     for concept, (mean, std) in moments.items():

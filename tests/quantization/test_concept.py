@@ -16,8 +16,12 @@ def images(batch):
     return 3 * torch.randn(batch, 12, 1, 1) + torch.randn(batch, 12, 3, 5)
 
 
+def make_concept_quantizer(**options) -> ConceptQuantizer:
+    return ConceptQuantizer(**{"channels": 12, "concept_dim": 6, "num_concepts": 4, "novelty": 0.0, **options})
+
+
 def trained_concept(**options) -> ConceptQuantizer:
-    concept = ConceptQuantizer(channels=12, concept_dim=6, num_concepts=4, **options)
+    concept = make_concept_quantizer(**options)
     for _ in range(40):  # batch statistics of eval need some batches
         concept(images(16))
     return concept.eval()
@@ -26,8 +30,8 @@ def trained_concept(**options) -> ConceptQuantizer:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (3, 5)])
 def test_shapes(height, width):
     """One prototype and one index per image, on any grid."""
-    concept = ConceptQuantizer(channels=12, concept_dim=6, num_concepts=4)
-    prototype, indices, commitment = concept(torch.randn(5, 12, height, width))
+    concept = make_concept_quantizer()
+    prototype, indices, commitment, *_ = concept(torch.randn(5, 12, height, width))
 
     assert prototype.shape == (5, 6)
     assert indices.shape == (5,)
@@ -54,7 +58,7 @@ def test_prototype_is_the_nearest_code_of_the_embedding():
     embedding = concept.mlp(semantic.mean(dim=(2, 3)))
     nearest = torch.cdist(embedding, concept.codebook.codes).argmin(dim=1)
 
-    assert torch.equal(concept(semantic).codes, concept.codebook.codes[nearest])
+    assert torch.equal(concept(semantic).prototype, concept.codebook.codes[nearest])
 
 
 def test_batch_of_two_equals_two_batches_of_one():
@@ -64,14 +68,14 @@ def test_batch_of_two_equals_two_batches_of_one():
     together = concept(semantic)
     alone = [concept(image[None]) for image in semantic]
 
-    assert_close(together.codes, torch.cat([one.codes for one in alone]))
+    assert_close(together.prototype, torch.cat([one.prototype for one in alone]))
     assert torch.equal(together.indices, torch.cat([one.indices for one in alone]))
 
 
 def test_every_parameter_gets_a_gradient():
     """The straight-through estimator carries the loss through the codebook into the whole encoder."""
-    concept = ConceptQuantizer(channels=12, concept_dim=6, num_concepts=4)
-    (concept(torch.randn(16, 12, 3, 3)).codes * torch.randn(16, 6)).sum().backward()
+    concept = make_concept_quantizer()
+    (concept(torch.randn(16, 12, 3, 3)).prototype * torch.randn(16, 6)).sum().backward()
 
     assert parameters_without_gradient(concept) == []
 
@@ -87,7 +91,7 @@ def test_commitment_alone_trains_the_encoder():
 @pytest.mark.parametrize("novelty", [0.0, 0.3])
 def test_novelty_reaches_the_codebook(novelty):
     """The argument is the codebook's."""
-    assert ConceptQuantizer(4, 6, 4, novelty=novelty).codebook.novelty == novelty
+    assert make_concept_quantizer(novelty=novelty).codebook.novelty == novelty
 
 
 def test_products_get_concepts_of_their_own():
@@ -97,10 +101,22 @@ def test_products_get_concepts_of_their_own():
     optimizer = torch.optim.Adam(concept.parameters(), lr=1e-4)
     for _ in range(60):
         semantic = products[labels, :, None, None] + 0.5 * torch.randn(24, 12, 3, 3)
-        prototype, indices, commitment = concept(semantic)
+        prototype, indices, commitment, *_ = concept(semantic)
         optimizer.zero_grad()
         (commitment + 1e-3 * prototype.square().mean()).backward()
         optimizer.step()
 
     pairs = {(int(label), int(index)) for label, index in zip(labels, indices, strict=True)}
     assert len({index for _, index in pairs}) == len(pairs) == 6
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_rows_find_each_images_prototype(training):
+    """In inference among the codebook's, which last; in training among the images' own, which carry the gradient."""
+    quantizer = trained_concept().train(training)
+    concept = quantizer(images(5))
+
+    assert torch.equal(concept.prototypes[concept.rows], concept.prototype)
+    assert concept.lasting is not training
+    assert (concept.prototypes is quantizer.codebook.codes) is not training
+    assert concept.prototypes.requires_grad is training

@@ -3,7 +3,8 @@
 
 import torch
 
-from anomalib_vqflow.discrete import Concepts, DiscreteCondition
+from anomalib_vqflow.condition import DiscreteCondition
+from anomalib_vqflow.quantization import Anchor, Concept, Patterns
 
 BATCH, CONCEPT_DIM, NUM_CODES, NUM_CONCEPTS = 3, 6, 7, 4
 GRIDS = [(1, 1), (1, 5), (4, 1), (2, 2), (2, 3), (5, 4)]
@@ -37,26 +38,19 @@ def make_condition(
     num_prototypes = NUM_CONCEPTS if lasting else batch
     prototypes = torch.randn(num_prototypes, CONCEPT_DIM, dtype=dtype, requires_grad=not lasting)
     chosen = torch.randint(num_prototypes, (batch,)) if lasting else torch.arange(batch)
-    codes = indices = pattern = query = None
+    prototype = prototypes[chosen] if lasting else prototypes
+    concept = Concept(prototype, chosen, prototype.new_zeros(()), prototypes, chosen, lasting)
+    anchor, chosen_patterns, query = Anchor(columns, rows, concept), None, None
     if patterns:
-        codes = torch.randn(NUM_CODES, position_dim + CONCEPT_DIM, dtype=dtype)
+        codebook = torch.randn(NUM_CODES, position_dim + CONCEPT_DIM, dtype=dtype)
         indices = torch.randint(NUM_CODES, (batch, height, width))
-    if patterns and trains:
-        query = torch.randn(batch, position_dim + CONCEPT_DIM, height, width, dtype=dtype, requires_grad=True)
-        spread = prototypes[chosen][..., None, None].expand(-1, -1, height, width)
-        position = torch.cat((columns[:, None].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)))
-        anchor = torch.cat((position.expand(batch, -1, -1, -1), spread), dim=1) if anchored else 0.0
-        residual = query - anchor
-        pattern = anchor + residual + (codes[indices].permute(0, 3, 1, 2) - residual).detach()
+        codes = codebook[indices].permute(0, 3, 1, 2)
+        if trains:
+            query = torch.randn(batch, position_dim + CONCEPT_DIM, height, width, dtype=dtype, requires_grad=True)
+            residual = query - anchor.map if anchored else query
+            codes = residual + (codes - residual).detach()
+        chosen_patterns = Patterns(codes, indices, codes.new_zeros(()), codebook)
     condition = DiscreteCondition(
-        Concepts(prototypes, chosen),
-        columns,
-        rows,
-        codes,
-        indices,
-        pattern,
-        anchored=anchored,
-        joined=patterns if joined is None else joined,
-        lasting=lasting,
+        anchor, chosen_patterns, anchored=anchored, joined=patterns if joined is None else joined
     )
     return condition, [t for t in (prototypes, query) if t is not None and t.requires_grad]

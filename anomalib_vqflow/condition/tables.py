@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .condition import NUM_TAPS, DiscreteCondition
+from .discrete import NUM_TAPS, DiscreteCondition
 
 
 def build_table(weight: Tensor, condition: DiscreteCondition) -> Tensor:
@@ -23,13 +23,16 @@ def build_table(weight: Tensor, condition: DiscreteCondition) -> Tensor:
     """
     taps = weight.permute(1, 2, 3, 0).flatten(1)  # (C, 9 · d)
     dim, pattern_dim, position_dim = weight.shape[0], condition.pattern_dim, condition.position_dim
-    parts = [] if condition.codes is None else [(_with_zero(condition.codes) @ taps[:pattern_dim]).view(-1, dim)]
-    by_tap = condition.concepts.prototypes @ _prototype_taps(taps, condition)
+    parts = []
+    if condition.patterns is not None:
+        parts.append((_with_zero(condition.patterns.codebook) @ taps[:pattern_dim]).view(-1, dim))
+    by_tap = condition.concept.prototypes @ _prototype_taps(taps, condition)
     parts.append(torch.matmul(_edge_pairs(condition, weight), by_tap.view(-1, NUM_TAPS, dim)).view(-1, dim))
     if position_dim:
+        anchor = condition.anchor
         columns, rows = _position_taps(taps[:position_dim].view(position_dim, 3, 3, dim))
         edges = condition.edge_taps
-        for encoding, kernel, inside in ((condition.columns, columns, edges[0]), (condition.rows, rows, edges[1])):
+        for encoding, kernel, inside in ((anchor.columns, columns, edges[0]), (anchor.rows, rows, edges[1])):
             size = encoding.shape[1]
             moved = (_windows(encoding) @ kernel).view(size, 3, dim).transpose(0, 1)
             parts.append((weight.new_tensor(inside) @ moved.reshape(3, -1)).view(-1, dim))
@@ -47,7 +50,7 @@ class ConditionConvolution(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401
         weight: Tensor,
         prototypes: Tensor,
-        pattern: Tensor | None,
+        pattern: Tensor,
         condition: DiscreteCondition,
     ) -> tuple[Tensor, Tensor]:
         """Add up table rows.
@@ -55,8 +58,8 @@ class ConditionConvolution(torch.autograd.Function):
         Args:
             ctx: Context of autograd.
             weight: Kernel of shape ``(d, C_x + C, 3, 3)``; the last C channels belong to the condition.
-            prototypes: Prototypes of the condition, named for their gradient.
-            pattern: Pattern of the condition, likewise.
+            prototypes: Prototypes of the condition, named for the gradient of the joined part.
+            pattern: Pattern of the condition, named for its gradient: that of code and prototype in it.
             condition: The condition.
 
         Returns:
@@ -66,7 +69,8 @@ class ConditionConvolution(torch.autograd.Function):
         narrow = weight.shape[1] - condition.shape[1]
         table = build_table(weight[:, narrow:], condition).to(weight.dtype)
         ctx.save_for_backward(weight, prototypes)
-        ctx.condition, ctx.has_pattern = condition, pattern is not None
+        del pattern
+        ctx.condition = condition
         ctx.autocast = torch.get_autocast_dtype(weight.device.type) if _autocasts(weight) else None
         return F.embedding_bag(condition.table_rows, table, mode="sum"), weight[:, :narrow].clone()
 
@@ -107,10 +111,10 @@ def _table_gradients(
     # Written in place part by part: at the published widths, every copy of these would take as long as a product.
     grad_taps = grad_cells.new_empty(weight.shape[1], NUM_TAPS * dim)
     pattern_taps, joined_taps = grad_taps[:pattern_dim], grad_taps[pattern_dim:]
-    if condition.codes is None:
+    if condition.patterns is None:
         pattern_taps.zero_()
     else:
-        pattern_taps.copy_(torch.mm(condition.codes.T, for_codes.view(-1, NUM_TAPS * dim)[:-1]))
+        pattern_taps.copy_(torch.mm(condition.patterns.codebook.T, for_codes.view(-1, NUM_TAPS * dim)[:-1]))
     by_tap = _edge_pairs(condition, weight).T @ for_prototypes.view(len(prototypes), -1, dim)
     by_tap = by_tap.view(len(prototypes), -1)  # (N, 9 · d)
     product = prototypes.T @ by_tap
@@ -120,7 +124,7 @@ def _table_gradients(
         joined_taps.copy_(product)
     if position_dim:
         kernels = []
-        encodings = (condition.columns, condition.rows)
+        encodings = (condition.anchor.columns, condition.anchor.rows)
         for encoding, grad, inside in zip(encodings, for_position, condition.edge_taps, strict=True):
             size = encoding.shape[1]
             moved = (weight.new_tensor(inside).T @ grad.view(len(inside), -1)).view(3, size, dim).transpose(0, 1)
@@ -128,18 +132,14 @@ def _table_gradients(
         columns, rows = kernels
         grad_taps[:position_dim] += torch.cat((columns.transpose(1, 2), rows)).reshape(position_dim, -1)
 
-    # Through the anchor, it cancels in the straight-through estimate.
-    through_anchor = condition.anchored and condition.pattern is None
-    first = pattern_dim - prototypes.shape[1] if through_anchor else pattern_dim
-    taps = weight[:, first:].permute(1, 2, 3, 0).flatten(1)  # only what the prototype meets
-    sizes = [prototypes.shape[1]] * (taps.shape[0] // prototypes.shape[1])
-    live = sum(taps.split(sizes)) if sizes else torch.zeros_like(product)
-    return grad_taps, by_tap @ live.T
+    if not condition.joined:  # then the prototype acts through the pattern alone
+        return grad_taps, torch.zeros_like(prototypes)
+    return grad_taps, by_tap @ weight[:, pattern_dim:].permute(1, 2, 3, 0).flatten(1).T
 
 
 def _prototype_taps(taps: Tensor, condition: DiscreteCondition) -> Tensor:
     """Add up the rows of the kernel, ``(C, 9 · d)``, that the prototype meets; shape ``(D, 9 · d)``."""
-    end, dim = condition.pattern_dim, condition.concepts.prototypes.shape[1]
+    end, dim = condition.pattern_dim, condition.concept_dim
     if condition.anchored and condition.joined:
         return taps[end - dim : end] + taps[end:]
     return taps[end - dim : end] if condition.anchored else taps[end:]

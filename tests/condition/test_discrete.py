@@ -17,27 +17,30 @@ def test_map_cell_by_cell(grid, kind, lasting):
     """A cell holds its code, its position, its prototype, and the prototype once more, as far as the kind has them."""
     condition, _ = make_condition(grid, **kind, lasting=lasting)
     dense = condition.dense()
-    half = condition.columns.shape[0]
+    columns, rows, concept = condition.anchor.columns, condition.anchor.rows, condition.concept
+    half = columns.shape[0]
 
     assert dense.shape == condition.shape
     for image, row, column in ((0, 0, 0), (BATCH - 1, grid[0] - 1, grid[1] - 1), (1, grid[0] // 2, grid[1] // 2)):
-        prototype = condition.concepts.prototypes[condition.concepts.indices[image]]
+        prototype = concept.prototypes[concept.rows[image]]
         cell = torch.zeros(2 * half + CONCEPT_DIM, dtype=dense.dtype)
-        if condition.codes is not None:
-            cell = cell + condition.codes[condition.indices[image, row, column]]
+        if condition.patterns is not None:
+            cell = cell + condition.patterns.codebook[condition.patterns.indices[image, row, column]]
         if condition.anchored:
-            cell = cell + torch.cat((condition.columns[:, column], condition.rows[:, row], prototype))
+            cell = cell + torch.cat((columns[:, column], rows[:, row], prototype))
         cell = torch.cat((cell, prototype)) if condition.joined else cell
         assert torch.equal(dense[image, :, row, column], cell)
 
 
-def test_dense_keeps_the_pattern_of_training():
-    """Where the pattern is given as a map, it is taken as it is, with its gradient."""
-    condition, (_, query) = make_condition((2, 3), trains=True)
-    (grad,) = torch.autograd.grad(condition.dense().sum(), query)
+def test_gradient_passes_straight_through_the_pattern():
+    """ĥ' = ⟨PE, ŷ⟩ + Q(h' − ⟨PE, ŷ⟩): its gradient reaches h' unchanged, and cancels in the prototype."""
+    condition, (prototypes, query) = make_condition((2, 3), trains=True)
+    upstream = torch.randn_like(condition.pattern)
+    to_query, to_prototypes = torch.autograd.grad(condition.pattern, (query, prototypes), upstream)
 
     assert torch.equal(condition.dense()[:, : condition.pattern_dim], condition.pattern)
-    assert torch.equal(grad, torch.ones_like(query))
+    assert torch.equal(to_query, upstream)
+    assert to_prototypes.abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(("kind", "expected"), [({}, 12), ({"anchored": False}, 10), ({"patterns": False}, 3)])
@@ -53,7 +56,7 @@ def test_outside_is_the_code_after_the_last():
     condition, _ = make_condition((1, 1))
     codes = condition.table_rows[:, :9] // 9
 
-    assert (codes[:, 4] == condition.indices.flatten()).all()
+    assert (codes[:, 4] == condition.patterns.indices.flatten()).all()
     assert (codes[:, [0, 1, 2, 3, 5, 6, 7, 8]] == NUM_CODES).all()
 
 

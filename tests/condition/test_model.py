@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anomalib_vqflow.discrete import ConditionedConv2d, convolution
+from anomalib_vqflow import VQFlow
+from anomalib_vqflow.condition import ConditionedConv2d, convolution, dense_condition
 from anomalib_vqflow.features import Features
 from anomalib_vqflow.quantization import Codebook
 from anomalib_vqflow.torch_model import VQFlowModel
@@ -20,18 +21,18 @@ SIZES = {"square": ((6, 6), (3, 3), (2, 2)), "thin": ((1, 7), (1, 4), (1, 2)), "
 
 def build(*, residual=True, position_dim=8, **options) -> VQFlowModel:
     torch.manual_seed(0)
-    model = VQFlowModel(
-        (64, 64),
+    model = VQFlow(
         "test_convnext2",
         pre_trained=False,
+        input_size=(64, 64),
         concept_dim=6,
         position_dim=position_dim,
         num_concepts=3,
         num_patterns=5,
         quantization="residual" if residual else "independent",
         flow_steps=(1, 2, 1),
-        **options,
-    ).double()
+        **{"hidden_dim": None, "use_whitening": False, **options},
+    ).model.double()
     randomize_(model.flow, scale=0.1)
     for module in model.modules():
         if isinstance(module, Codebook):
@@ -51,10 +52,8 @@ def features(model, sizes, batch=3) -> Features:
     return Features(details, semantic.requires_grad_())
 
 
-def plain(self, x, condition=None):
-    if condition is not None:
-        x = torch.cat((x, condition if isinstance(condition, Tensor) else condition.dense()), dim=1)
-    return nn.Conv2d.forward(self, x)
+def plain(self, x, condition):
+    return nn.Conv2d.forward(self, torch.cat((x, dense_condition(condition)), dim=1))
 
 
 def run(model, given) -> tuple[list[Tensor], list[Tensor]]:
@@ -70,12 +69,13 @@ def run(model, given) -> tuple[list[Tensor], list[Tensor]]:
     output = model(images, given)
     weights = [torch.randn_like(z) for z in output.latents]
     loss = sum((w * z).sum() for w, z in zip(weights, output.latents, strict=True))
-    (loss + output.log_det.sum() + output.commitment).backward()
+    log_det = sum(level.sum() for level in output.log_dets)
+    (loss + log_det + output.commitment).backward()
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     trained = [p for p in model.parameters() if p.requires_grad]
-    return [*output.latents, output.log_det], [
+    return [*output.latents, *output.log_dets], [
         torch.zeros_like(t) if t.grad is None else t.grad for t in trained + inputs
     ]
 

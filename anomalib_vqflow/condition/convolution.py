@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .condition import NUM_TAPS, Condition, DiscreteCondition
+from .discrete import NUM_TAPS, Condition, DiscreteCondition, dense_condition
 from .tables import ConditionConvolution, build_table
 
 TABLE_DEVICES = {"cpu", "cuda"}
@@ -43,7 +43,8 @@ class ConditionedConv2d(nn.Conv2d):
     The parameters are those of the plain convolution over all channels, and so is the result, up to rounding: a
     convolution is linear, so the part of a :class:`.DiscreteCondition` is a sum of rows of a table of its distinct
     vectors, each multiplied with the kernel once. In training the table is made anew in every step, in inference it is
-    kept until its sources change. The plain convolution is taken where it costs less.
+    kept until its sources change, and in an export it is a constant. Where the plain convolution costs less, it is
+    taken.
 
     Source: ours.
 
@@ -65,37 +66,54 @@ class ConditionedConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, padding=1)
         self._kept: KeptTable | None = None
 
-    def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:  # type: ignore[override]  # takes two maps
         """Convolve.
 
         Args:
             x: Map of shape ``(B, C_x, h, w)``.
-            condition: Condition with the remaining channels, on the same grid; None if x has all channels.
+            condition: Condition with the remaining channels, on the same grid.
 
         Returns:
             Map of shape ``(B, d, h, w)``.
         """
-        if condition is None:
-            return super().forward(x)
-        if not isinstance(condition, DiscreteCondition):
-            return super().forward(torch.cat((x, condition), dim=1))
+        if not isinstance(condition, DiscreteCondition) or not self._takes_table(condition):
+            return super().forward(torch.cat((x, dense_condition(condition)), dim=1))
+        cells, narrow = self._look_up(condition)
+        cells = cells.view(-1, *condition.grid, self.out_channels).permute(0, 3, 1, 2)
         if self.is_frozen:
-            cells = self.table[condition.table_rows].sum(dim=1).view(-1, *condition.grid, self.out_channels)
-            return F.conv2d(x, self.narrow, self.bias, padding=1) + cells.permute(0, 3, 1, 2)
-        if torch.compiler.is_exporting() or x.device.type not in TABLE_DEVICES:
-            return super().forward(torch.cat((x, condition.dense()), dim=1))
-        learns = torch.is_grad_enabled() and (self.weight.requires_grad or condition.concepts.prototypes.requires_grad)
-        if condition.lasting and not self.training and not learns:
+            return F.conv2d(x, narrow, self.bias, padding=1) + cells
+        return F.conv2d(x.contiguous(memory_format=torch.channels_last), narrow, self.bias, padding=1).add_(cells)
+
+    def _takes_table(self, condition: DiscreteCondition) -> bool:
+        """Choose between the two forms: table or plain convolution."""
+        if self.is_frozen:
+            return True
+        if torch.compiler.is_exporting() or condition.anchor.columns.device.type not in TABLE_DEVICES:
+            return False
+        return self._keeps_table(condition) or saves_work(condition, self.out_channels, self._learns(condition))
+
+    def _look_up(self, condition: DiscreteCondition) -> tuple[Tensor, Tensor]:
+        """Convolve the condition by table.
+
+        Returns:
+            Cells of shape ``(B · h · w, d)``, and the kernel of the other channels, ``(d, C_x, 3, 3)``.
+        """
+        if self.is_frozen:
+            return self.table[condition.table_rows].sum(dim=1), self.narrow
+        if self._keeps_table(condition):
             kept = self._keep(condition)
-            narrow, cells = kept.narrow, F.embedding_bag(condition.table_rows, kept.table, mode="sum")
-        elif saves_work(condition, self.out_channels, learns):
-            prototypes = condition.concepts.prototypes
-            cells, narrow = ConditionConvolution.apply(self.weight, prototypes, condition.pattern, condition)
-        else:
-            return super().forward(torch.cat((x, condition.dense()), dim=1))
-        batch, _, height, width = condition.shape
-        result = F.conv2d(x.contiguous(memory_format=torch.channels_last), narrow, self.bias, padding=1)
-        return result.add_(cells.view(batch, height, width, -1).permute(0, 3, 1, 2))
+            return F.embedding_bag(condition.table_rows, kept.table, mode="sum"), kept.narrow
+        prototypes, pattern = condition.concept.prototypes, condition.pattern
+        cells, narrow = ConditionConvolution.apply(self.weight, prototypes, pattern, condition)
+        return cells, narrow
+
+    def _learns(self, condition: DiscreteCondition) -> bool:
+        learning = self.weight.requires_grad or condition.concept.prototypes.requires_grad
+        return torch.is_grad_enabled() and learning
+
+    def _keeps_table(self, condition: DiscreteCondition) -> bool:
+        """Whether a table is worth keeping for the next call."""
+        return condition.concept.lasting and not self.training and not self._learns(condition)
 
     def train(self, mode: bool = True) -> "ConditionedConv2d":
         """Set the mode, and drop the table."""
@@ -109,7 +127,9 @@ class ConditionedConv2d(nn.Conv2d):
 
     def _keep(self, condition: DiscreteCondition) -> KeptTable:
         """Return the kept table, made anew where one of its sources changed."""
-        sources = [t for t in (self.weight, condition.codes, condition.concepts.prototypes) if t is not None]
+        sources = [self.weight, condition.concept.prototypes]
+        if condition.patterns is not None:
+            sources.append(condition.patterns.codebook)
         if self._kept is None or not self._kept.is_made_of(sources, condition.grid):
             narrow = self.weight.shape[1] - condition.shape[1]
             # What is kept has to serve outside of the caller's modes, too.
@@ -182,14 +202,13 @@ def saves_work(condition: DiscreteCondition, out_channels: int, learns: bool) ->
         Whether to make a table.
     """
     batch, channels, height, width = condition.shape
-    cells, dim = batch * height * width, condition.concepts.prototypes.shape[1]
-    table = len(condition.concepts.prototypes) * dim + 3 * (height + width) * condition.position_dim // 2
-    if condition.codes is not None:
-        table += (len(condition.codes) + 1) * condition.pattern_dim
+    cells, num_prototypes = batch * height * width, len(condition.concept.prototypes)
+    table = num_prototypes * condition.concept_dim + 3 * (height + width) * condition.position_dim // 2
+    if condition.patterns is not None:
+        table += (len(condition.patterns.codebook) + 1) * condition.pattern_dim
     plain, by_table = cells * channels, table + cells * LOOK_UP_COST
     if learns:
-        to_pattern = 0 if condition.pattern is None else condition.pattern_dim
-        plain, by_table = 3 * plain, 2 * by_table + cells * to_pattern
+        plain, by_table = 3 * plain, 2 * by_table + cells * condition.pattern_dim
     return NUM_TAPS * out_channels * (plain - by_table) > OVERHEAD[learns]
 
 

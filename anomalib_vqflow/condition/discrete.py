@@ -3,11 +3,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from anomalib_vqflow.quantization import Anchor, Concept, Patterns
 
 NUM_TAPS = 9
 """Entries of a 3×3 kernel, row by row."""
@@ -15,21 +17,13 @@ INNER_TAPS, LONE_TAPS = ((1.0, 1.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0)), ((0
 """Which taps along an axis stay inside of the map, per kind of cell: inner, first and last; the only one."""
 
 
-class Concepts(NamedTuple):
-    """All prototypes that there are, and which of them each image has."""
-
-    prototypes: Tensor  # (N, D)
-    indices: Tensor  # (B,), int64
-
-
 @dataclass(frozen=True, eq=False)
 class DiscreteCondition:
     r"""The condition :math:`[\hat h'; \hat y]` of one level: code, position and prototype instead of a map.
 
-    The channels are those of the pattern ĥ', P + D, and where ``joined`` is set those of the prototype ŷ, D. The
-    pattern is the cell's code, where there are codes, plus ⟨PE, ŷ⟩ where ``anchored`` is set. A 3×3 convolution of
-    such a map is a sum of table rows, one per tap of the kernel for the code, and one each for the prototype, the
-    column and the row; :attr:`table_rows` says which. The order of the rows:
+    The channels are those of the pattern ĥ', P + D, and where ``joined`` is set those of the prototype ŷ, D. A 3×3
+    convolution of such a map is a sum of table rows, one per tap of the kernel for the code, and one each for the
+    prototype, the column and the row; :attr:`table_rows` says which. The order of the rows:
 
     - ``(K + 1) · 9``: code k under tap t is row ``9 k + t``; code K is the zero outside of the map.
     - ``N · 9``: prototype n in an inner, first or last row and an inner, first or last column.
@@ -41,69 +35,63 @@ class DiscreteCondition:
     Source: ours. The condition itself is that of VQ-Flow (Zhou et al., 2024), https://arxiv.org/abs/2409.00942
 
     Args:
-        concepts: Prototypes of shape ``(N, D)`` and the one of each image, ``(B,)``.
-        columns: Position encoding of the columns, shape ``(P / 2, w)``.
-        rows: Position encoding of the rows, shape ``(P / 2, h)``.
-        codes: Codes of shape ``(K, P + D)``; None where there are no patterns.
-        indices: Code of each cell, shape ``(B, h, w)``; None where there are no patterns.
-        pattern: ĥ' as a map of shape ``(B, P + D, h, w)``, through which the gradient flows back to the queries;
-            given in training only. The prototype then gets its gradient through the joined part alone, because
-            ⟨PE, ŷ⟩ cancels in the straight-through estimate.
-        anchored: Whether ⟨PE, ŷ⟩ is part of the pattern.
+        anchor: ⟨PE, ŷ⟩ of the level.
+        patterns: The code of each cell; None where there are no patterns.
+        anchored: Whether ⟨PE, ŷ⟩ is part of the pattern ĥ'.
         joined: Whether ŷ follows the pattern.
-        lasting: Whether ``codes`` and the prototypes are the model's own and stay the same from batch to batch, so that
-            what is computed from them is worth keeping.
 
     Example:
         >>> import torch
-        >>> condition = DiscreteCondition(
-        ...     Concepts(torch.randn(2, 6), torch.arange(2)),
-        ...     columns=torch.randn(2, 5),
-        ...     rows=torch.randn(2, 3),
-        ...     codes=torch.randn(7, 10),
-        ...     indices=torch.randint(7, (2, 3, 5)),
-        ... )
+        >>> from anomalib_vqflow.quantization import ConceptQuantizer, make_anchor
+        >>> concept = ConceptQuantizer(channels=8, concept_dim=6, num_concepts=4, novelty=0.0)(torch.randn(2, 8, 3, 3))
+        >>> anchor = make_anchor(concept, position_dim=4, grid=(3, 5))
+        >>> condition = DiscreteCondition(anchor, patterns=None, anchored=True, joined=True)
         >>> condition.dense().shape, condition.table_rows.shape
-        (torch.Size([2, 16, 3, 5]), torch.Size([30, 12]))
+        (torch.Size([2, 16, 3, 5]), torch.Size([30, 3]))
     """
 
-    concepts: Concepts
-    columns: Tensor
-    rows: Tensor
-    codes: Tensor | None = None
-    indices: Tensor | None = None
-    pattern: Tensor | None = None
-    anchored: bool = True
-    joined: bool = True
-    lasting: bool = False
+    anchor: Anchor
+    patterns: Patterns | None
+    anchored: bool
+    joined: bool
+
+    @property
+    def concept(self) -> Concept:
+        """Concept of each image."""
+        return self.anchor.concept
 
     @property
     def grid(self) -> tuple[int, int]:
         """Height and width of the map."""
-        return self.rows.shape[1], self.columns.shape[1]
+        return self.anchor.grid
 
     @property
     def position_dim(self) -> int:
         """Width P of the position encoding, as far as it is part of the condition."""
-        return 2 * self.columns.shape[0] if self.anchored else 0
+        return 2 * self.anchor.columns.shape[0] if self.anchored else 0
+
+    @property
+    def concept_dim(self) -> int:
+        """Width D of the prototypes."""
+        return self.concept.prototypes.shape[1]
 
     @property
     def pattern_dim(self) -> int:
         """Channels of the pattern, P + D."""
-        return 2 * self.columns.shape[0] + self.concepts.prototypes.shape[1]
+        return 2 * self.anchor.columns.shape[0] + self.concept_dim
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of the map, ``(B, channels, h, w)``."""
-        channels = self.pattern_dim + (self.concepts.prototypes.shape[1] if self.joined else 0)
-        return self.concepts.indices.shape[0], channels, *self.grid
+        channels = self.pattern_dim + (self.concept_dim if self.joined else 0)
+        return self.concept.rows.shape[0], channels, *self.grid
 
     @property
     def table_sizes(self) -> list[int]:
         """Number of table rows for codes, for prototypes and, where there is a position, for columns and rows."""
-        codes = 0 if self.codes is None else NUM_TAPS * (self.codes.shape[0] + 1)
+        codes = 0 if self.patterns is None else NUM_TAPS * (self.patterns.codebook.shape[0] + 1)
         (height, width), (of_rows, of_columns) = self.grid, (len(taps) for taps in self.edge_taps)
-        sizes = [codes, of_rows * of_columns * self.concepts.prototypes.shape[0]]
+        sizes = [codes, of_rows * of_columns * self.concept.prototypes.shape[0]]
         return [*sizes, of_rows * width, of_columns * height] if self.position_dim else sizes
 
     @property
@@ -111,6 +99,13 @@ class DiscreteCondition:
         """For rows and for columns, the taps that each kind of cell has inside of the map."""
         height, width = self.grid
         return LONE_TAPS if height == 1 else INNER_TAPS, LONE_TAPS if width == 1 else INNER_TAPS
+
+    @cached_property
+    def pattern(self) -> Tensor:
+        r"""The pattern :math:`\hat h'` in every cell, shape ``(B, P + D, h, w)``, with all of its gradient."""
+        if self.patterns is None:
+            return self.anchor.map
+        return self.anchor.map + self.patterns.codes if self.anchored else self.patterns.codes
 
     def dense(self) -> Tensor:
         """Spread the condition out to the map that it stands for.
@@ -122,31 +117,25 @@ class DiscreteCondition:
 
     @cached_property
     def _map(self) -> Tensor:
-        height, width = self.grid
-        prototype = self.concepts.prototypes[self.concepts.indices]
-        spread = prototype[..., None, None].expand(-1, -1, height, width)  # (B, D, h, w)
-        pattern = self.pattern
-        if pattern is None:
-            codes = None if self.codes is None or self.indices is None else self.codes[self.indices].permute(0, 3, 1, 2)
-            columns = self.columns[:, None, :].expand(-1, height, width)
-            rows = self.rows[:, :, None].expand(-1, height, width)
-            position = torch.cat((columns, rows)).expand(prototype.shape[0], -1, -1, -1)
-            anchor = torch.cat((position, spread), dim=1)
-            pattern = anchor if codes is None else anchor + codes if self.anchored else codes
-        return torch.cat((pattern, spread), dim=1) if self.joined else pattern
+        if not self.joined:
+            return self.pattern
+        prototype = self.concept.prototypes[self.concept.rows]
+        return torch.cat((self.pattern, prototype[..., None, None].expand(-1, -1, *self.grid)), dim=1)
 
     @cached_property
     def table_rows(self) -> Tensor:
         """Rows of the table that add up to each cell, shape ``(B · h · w, n)``, int64, cells in order."""
         height, width = self.grid
-        device, batch = self.columns.device, self.concepts.indices.shape[0]
+        device, batch = self.anchor.columns.device, self.concept.rows.shape[0]
         y, x = torch.arange(height, device=device), torch.arange(width, device=device)
         edge_y, edge_x = _edges(y)[:, None], _edges(x)  # (h, 1) and (w,)
         of_rows, of_columns = (len(taps) for taps in self.edge_taps)
-        parts = [] if self.codes is None or self.indices is None else [_tap_rows(self.indices, self.codes.shape[0])]
+        parts = []
+        if self.patterns is not None:
+            parts.append(_tap_rows(self.patterns.indices, self.patterns.codebook.shape[0]))
         edges = of_columns * edge_y + edge_x  # (h, w)
         start = self.table_sizes[0]
-        parts.append((start + of_rows * of_columns * self.concepts.indices[:, None, None] + edges)[..., None])
+        parts.append((start + of_rows * of_columns * self.concept.rows[:, None, None] + edges)[..., None])
         if self.position_dim:
             start += self.table_sizes[1]
             columns = start + width * edge_y + x
@@ -163,6 +152,12 @@ class DiscreteCondition:
 
 
 Condition: TypeAlias = Tensor | DiscreteCondition
+"""What a flow is conditioned on: any map, or one made of few distinct vectors."""
+
+
+def dense_condition(condition: Condition) -> Tensor:
+    """Get the map of a condition, shape ``(B, channels, h, w)``."""
+    return condition.dense() if isinstance(condition, DiscreteCondition) else condition
 
 
 def _edges(places: Tensor) -> Tensor:

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is fitted to the training images beside the gradient: the whitening before it, the calibration after it."""
+
+from collections.abc import Iterator, Sized
+from typing import cast
+
+import numpy as np
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from .batches import BatchMixin
+from .features import Features
+from .torch_model import VQFlowModel
+
+NUM_FIT_IMAGES = 1024
+"""A thousand images are enough for a covariance of a few hundred channels and for calibration, and cost little."""
+
+
+class FittingMixin(BatchMixin):
+    """Fit whitening and calibration to the training images at the right moments of a training."""
+
+    model: VQFlowModel
+    pre_processor: nn.Module | None
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Turn images as a dataset gives them into what the torch model takes, as training does.
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)`` in [0, 1], on any device.
+
+        Returns:
+            Images after the pre-processor's transform, on the model's device and of its type.
+        """
+        images = images.to(self.device)
+        if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
+            images = self.pre_processor.transform(images)
+        return images.to(self.dtype)
+
+    def on_train_start(self) -> None:
+        """Fit the whitening if there is one, after what :class:`.CheckpointMixin` restores."""
+        super().on_train_start()
+        if self.model.needs_whitening:
+            self.model.fit_whitening_(self._some_features())
+
+    def on_validation_start(self) -> None:
+        """Calibrate the scores, on which validation then sets the threshold."""
+        super().on_validation_start()
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.model.fit_calibration_(self._some_features())
+
+    def on_train_epoch_end(self) -> None:
+        """Calibrate the scores where there is no validation, before the checkpoint is saved."""
+        super().on_train_epoch_end()
+        if not self.trainer.enable_validation:
+            self.model.eval()
+            self.model.fit_calibration_(self._some_features())
+            self.model.train()
+
+    def _some_features(self) -> Iterator[Features]:
+        """Yield what the backbone sees in up to 1,024 of the training images, evenly drawn."""
+        loader = cast("DataLoader", self.trainer.train_dataloader)
+        dataset = cast("Sized", loader.dataset)
+        chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), NUM_FIT_IMAGES)).round().astype(int).tolist()
+        with isolate_rng():  # augmentations and loaders draw from the generators; the training must not notice
+            for batch in DataLoader(
+                Subset(loader.dataset, chosen),
+                batch_size=loader.batch_size or 1,
+                num_workers=loader.num_workers,
+                collate_fn=loader.collate_fn,
+            ):
+                batch = self.transfer_batch_to_device(batch, self.device, 0)
+                features = self._known_features(batch)
+                yield self.model.features(self.prepare(batch.image)) if features is None else features
