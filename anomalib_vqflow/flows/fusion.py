@@ -185,10 +185,6 @@ class FusionCoupling(InvertibleModule):
         alpha = self.affine_clamp
         return ScaleShift([alpha * 0.636 * torch.atan(s / alpha) for s in predicted.raw_scales], predicted.shifts)
 
-    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Return the shapes unchanged."""
-        return input_dims
-
     def extra_repr(self) -> str:
         """Tell the splits of the channels and the bound when printed."""
         return f"splits={self.splits}, affine_clamp={self.affine_clamp}"

@@ -126,7 +126,3 @@ class MultiScaleFlow(InvertibleModule):
         if fusion_log_dets is None:
             return maps, log_dets
         return maps, tuple(a + b for a, b in zip(log_dets, fusion_log_dets, strict=True))
-
-    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Return the shapes unchanged."""
-        return input_dims
