@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feature cache: the maps of the frozen backbone, computed once for all passes and trainings."""
+"""Feature cache: the maps of the frozen backbone, computed once for all epochs and trainings."""
 
 from .feature_cache import FeatureCache
 

@@ -1,39 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lightning callback that computes the maps of every training image once, and lets all passes train on them."""
+"""Lightning callback that computes the maps of every training image once, and lets all epochs train on them."""
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
-from anomalib.data.datasets import AnomalibDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from anomalib_vqflow.features import Features
 from anomalib_vqflow.lightning_model import VQFlow
 
-from .identity import check, describe, image_key
-from .images import CachedImages, Layout, layout_of, pack
-from .store import MIB, Context, DiskStore, FeatureStore, MemoryStore
+from .dataset import CachedImages
+from .identity import check, context_key, image_key
+from .records import MIB, RecordFiles, Records, encode
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = ["float16", "bfloat16"]
 
 
 class FeatureCache(Callback):
-    """Compute what the frozen backbone sees in the training images once, before the first pass.
+    """Compute what the frozen backbone sees in the training images once, before the first epoch.
 
-    All passes then train on the kept maps, without reading, resizing and the backbone. The order of images, the random
-    numbers and, up to the rounding of the maps to half precision, the results are those of training without it.
-    Validation and test do not use it.
+    All epochs then train on these maps. The order of images, the random numbers and, up to the rounding of the maps to
+    half precision, the results are those of training without it. Validation and test do not use it.
 
     Nothing stale is used: maps are found by the content of the image file, the transforms, the backbone and its very
     weights, the precision and the versions of the libraries involved. Files are looked at when training starts. In
@@ -57,188 +52,109 @@ class FeatureCache(Callback):
 
     def __init__(self, folder: str | Path | None = None, dtype: Literal["float16", "bfloat16"] = "float16") -> None:
         if dtype not in DTYPES:
-            msg = f"dtype must be one of {list(DTYPES)}, got {dtype!r}."
+            msg = f"dtype must be one of {DTYPES}, got {dtype!r}."
             raise ValueError(msg)
         self.dtype = dtype
-        self._failure: Exception | None = None
-        self.store: FeatureStore = MemoryStore() if folder is None else DiskStore(Path(folder).absolute())
+        self.records: Records = {} if folder is None else RecordFiles(Path(folder).absolute())
+        self._undo = ExitStack()
 
     def clear(self) -> None:
         """Delete all maps, also those of other trainings in the same folder."""
-        self.store.clear()
+        self.records.clear()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot be cached, and see to it that training data comes from the cache.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The model.
-            stage: Nothing is done for any but ``fit``.
-
-        Raises:
-            TypeError: See the class.
-            ValueError: See the class.
-        """
+        """Refuse what cannot be cached; see the class."""
         if stage != "fit":
             return
         datamodule = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, VQFlow) or not isinstance(datamodule, AnomalibDataModule):
-            msg = (
-                "FeatureCache serves VQFlow and anomalib's datamodules, got "
-                f"{type(pl_module).__name__} and {type(datamodule).__name__}; leave FeatureCache out."
-            )
+            got = f"{type(pl_module).__name__} and {type(datamodule).__name__}"
+            msg = f"FeatureCache serves VQFlow and anomalib's datamodules, got {got}; leave FeatureCache out."
             raise TypeError(msg)
         check(datamodule, pl_module)
-        # The maps are computed when the trainer asks for the loader: the model has its weights by then, also those of a
-        # checkpoint, and is on its device, but no worker process has been started.
-        load = partial(self._train_dataloader, trainer, pl_module, datamodule, datamodule.train_dataloader)
-        datamodule.train_dataloader = load  # type: ignore[method-assign]
-        self._failure = None
+        configure = pl_module.configure_optimizers
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raise what went wrong when the maps were computed.
+        def configure_on_maps() -> OptimizerLRSchedulerConfig:
+            self._train_on_maps(trainer, pl_module, datamodule)
+            return configure()
 
-        Args:
-            trainer: Unused.
-            pl_module: Unused.
+        # Lightning has no hook for callbacks at this moment: the model has its weights, also those of a checkpoint, and
+        # is on its device, but asks for the training data, whose loader starts worker processes, only in `configure`.
+        pl_module.configure_optimizers = configure_on_maps  # type: ignore[method-assign]
+        self._undo.callback(delattr, pl_module, "configure_optimizers")
 
-        Raises:
-            TypeError: See the class.
-            ValueError: See the class.
-            OSError: See the class.
-        """
-        del trainer, pl_module
-        if self._failure is not None:
-            raise self._failure
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do the same where the loader was asked for late, or again; see :meth:`on_fit_start`."""
-        self.on_fit_start(trainer, pl_module)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a datamodule that trains on other data than its ``train_data``."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(trainer.train_dataloader, "dataset", None) is not datamodule.train_data:
+            msg = f"{type(datamodule).__name__} does not train on its `train_data` alone; leave FeatureCache out."
+            raise TypeError(msg)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the datamodule its own training data back.
-
-        Args:
-            trainer: The trainer.
-            pl_module: Unused.
-            stage: Unused.
-        """
-        del pl_module, stage
-        if (datamodule := getattr(trainer, "datamodule", None)) is not None:
-            vars(datamodule).pop("train_dataloader", None)
+        """Give the model and the datamodule back what is theirs."""
+        self._undo.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the datamodule its own training data back.
+        """Do the same after an error."""
+        self._undo.close()
 
-        Args:
-            trainer: The trainer.
-            pl_module: The model.
-            exception: Unused.
-        """
-        del exception
-        self.teardown(trainer, pl_module, "fit")
-
-    def _train_dataloader(
-        self, trainer: Trainer, model: VQFlow, datamodule: AnomalibDataModule, load: Callable[[], DataLoader]
-    ) -> DataLoader:
-        """Let the datamodule build its loader as always, but over the maps."""
+    @isolate_rng()
+    def _train_on_maps(self, trainer: Trainer, model: VQFlow, datamodule: AnomalibDataModule) -> None:
+        """Compute the maps that are missing, and let the datamodule train on all."""
         images = datamodule.train_data
-        try:
-            with isolate_rng():
-                maps = self._fill(trainer, model, datamodule)
-        except Exception as error:  # noqa: BLE001
-            # Lightning wraps torch's DataLoader while it asks for loaders; an error would leave it wrapped for good.
-            self._failure = error
-            return load()
-        datamodule.train_data = maps  # type: ignore[assignment]
-        try:
-            loader = load()
-        finally:
-            datamodule.train_data = images
-        if getattr(loader, "dataset", None) is not maps:
-            msg = f"{type(datamodule).__name__} does not train on its `train_data` alone; leave FeatureCache out."
-            self._failure = TypeError(msg)
-        return loader
-
-    def _fill(self, trainer: Trainer, model: VQFlow, datamodule: AnomalibDataModule) -> CachedImages:
-        """Compute the maps that are not there yet."""
-        images = datamodule.train_data
-        keys = [image_key(images, index) for index in range(len(images))]
-        layout = self._open(trainer, model, images)
-        missing = {key: index for index, key in enumerate(keys) if key not in self.store}
-        record = self.store.context.record_bytes / MIB
-        place = self.store.root if isinstance(self.store, DiskStore) else "memory"
-        rank_zero_info(
-            f"Feature cache in {place}: {len(set(keys)):,} images, {len(set(keys)) * record:,.1f} MiB; "
-            f"{len(missing):,} images, {len(missing) * record:,.1f} MiB, are to be computed."
-        )
-        if missing:
-            self.store.reserve(len(missing))
+        first = cast("ImageItem", images[0])
+        shape = cast("Tensor", first.image).shape
+        record_bytes = len(encode(self._maps(trainer, model, [first], shape)[0]))
+        folder = f"vqflow-{context_key(model, str(trainer.precision), self.dtype)[:32]}"
+        keys = [f"{folder}/{image_key(images, index)}" for index in range(len(images))]
+        missing = {key: index for index, key in enumerate(keys) if key not in self.records}
+        mib = len(set(keys)) * record_bytes / MIB
+        size = f"{len(set(keys)):,} images, {mib:,.1f} MiB; {len(missing):,} of them are to be computed"
+        rank_zero_info(f"Feature cache in {getattr(self.records, 'root', 'memory')}: {size}.")
+        if isinstance(self.records, RecordFiles):
+            self.records.reserve(len(missing), record_bytes)
+        else:
+            self.records = {key: self.records[key] for key in set(keys) - missing.keys()}
         loader: DataLoader = DataLoader(
             Subset(images, list(missing.values())),
             batch_size=datamodule.train_batch_size,
             num_workers=datamodule.num_workers,
             collate_fn=list,
         )
-        rest = iter(missing.items())
-        quiet = trainer.progress_bar_callback is None
-        for items in track(loader, "Feature cache", transient=True, disable=quiet):
-            for row in self._rows(trainer, model, items, layout):
-                key, index = next(rest)
-                if key != image_key(images, index):
-                    msg = f"{images.samples.image_path[index]} has changed while it was read; train again."
-                    raise ValueError(msg)
-                self.store.write(key, row)
-        return CachedImages(images.samples, keys, self.store, layout)
+        batches = track(loader, "Feature cache", transient=True, disable=trainer.progress_bar_callback is None)
+        computed = (maps for items in batches for maps in self._maps(trainer, model, items, shape))
+        for (key, index), maps in zip(missing.items(), computed, strict=True):
+            if key != f"{folder}/{image_key(images, index)}":
+                msg = f"{images.samples.image_path[index]} has changed while it was read; train again."
+                raise ValueError(msg)
+            self.records[key] = encode(maps)
+        datamodule.train_data = CachedImages(images.samples, keys, self.records, shape)
+        self._undo.callback(setattr, datamodule, "train_data", images)
 
-    def _open(self, trainer: Trainer, model: VQFlow, images: AnomalibDataset) -> Layout:
-        """Find out from the first image how large the maps are, and open the store for them."""
-        first = cast("ImageItem", images[0])
-        height, width = cast("Tensor", first.image).shape[-2:]
-        layout = layout_of(_features(trainer, model, [first]), (height, width))
-        description = {
-            **describe(model, str(trainer.precision)),
-            "dtype": self.dtype,
-            "maps": layout.shapes,
-            "image_size": layout.image_size,
-        }
-        name = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
-        self.store.open(Context(name, description, layout.num_values, DTYPES[self.dtype]))
-        return layout
-
-    def _rows(self, trainer: Trainer, model: VQFlow, items: list[ImageItem], layout: Layout) -> Tensor:
-        """Compute the records of some images."""
-        features = _features(trainer, model, items)
-        if layout_of(features, layout.image_size) != layout:
-            raise ValueError(_sizes_differ(items))
-        exact = pack(features)
-        rows = exact.to("cpu", DTYPES[self.dtype])
-        for item, finite, stored in zip(items, exact.isfinite().all(1), rows.isfinite().all(1), strict=True):
-            if not stored:
+    @torch.no_grad()
+    def _maps(self, trainer: Trainer, model: VQFlow, items: list[ImageItem], shape: torch.Size) -> list[list[Tensor]]:
+        """Compute the maps of images of a shape as a training step does; channels last, rounded, on the CPU."""
+        tensors = [cast("Tensor", item.image) for item in items]
+        for item, tensor in zip(items, tensors, strict=True):
+            if tensor.shape != shape:
+                msg = (
+                    f"FeatureCache needs images of one size after preprocessing, which {item.image_path} has not. Give "
+                    "the pre-processor a Resize with height and width, or leave FeatureCache out."
+                )
+                raise ValueError(msg)
+        images = model.prepare(cast("Tensor", ImageBatch(image=torch.stack(tensors)).image))  # as a training step gets
+        with trainer.precision_plugin.train_step_context():
+            features = model.model.features(images)
+        exact = [m.permute(0, 2, 3, 1).contiguous() for m in (*features.details, features.semantic)]
+        rounded = [m.to("cpu", getattr(torch, self.dtype)) for m in exact]
+        for row, item in enumerate(items):
+            if not images[row].isfinite().all():
+                msg = f"Images have NaN or infinite pixels: {item.image_path}. Repair or remove them."
+                raise ValueError(msg)
+            if not all(m[row].isfinite().all() for m in rounded):
+                finite = all(m[row].isfinite().all() for m in exact)
                 what = f"beyond the range of {self.dtype}" if finite else "NaN or infinite"
                 cure = "Use FeatureCache(dtype='bfloat16')" if finite else "Train in precision 32 if it is lower"
                 msg = f"The backbone's maps of {item.image_path} are {what}. {cure}, or leave FeatureCache out."
                 raise ValueError(msg)
-        return rows
-
-
-@torch.no_grad()
-def _features(trainer: Trainer, model: VQFlow, items: list[ImageItem]) -> Features:
-    """Compute the maps of some images as a training step does."""
-    if len({cast("Tensor", item.image).shape for item in items}) > 1:
-        raise ValueError(_sizes_differ(items))
-    stack = torch.stack([cast("Tensor", item.image) for item in items])
-    images = model.prepare(cast("Tensor", ImageBatch(image=stack).image))  # of the type that transforms get in training
-    for item, image in zip(items, images, strict=True):
-        if not image.isfinite().all():
-            msg = f"Images have NaN or infinite pixels: {item.image_path}. Repair or remove them."
-            raise ValueError(msg)
-    with trainer.precision_plugin.train_step_context():
-        return model.model.features(images)
-
-
-def _sizes_differ(items: Sequence[ImageItem]) -> str:
-    return (
-        "FeatureCache needs images of one size after preprocessing, but there are others near "
-        f"{items[0].image_path}. Give the pre-processor a Resize with height and width, or leave FeatureCache out."
-    )
+        return [[m[row] for m in rounded] for row in range(len(items))]
