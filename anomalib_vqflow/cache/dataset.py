@@ -35,13 +35,14 @@ class CachedImages(AnomalibDataset):
     def __init__(self, samples: DataFrame, keys: Sequence[str], records: Records, image_shape: torch.Size) -> None:
         super().__init__()
         self._samples = samples
+        self.paths = [str(path) for path in samples["image_path"]]  # a frame is slow to ask
         self.keys = keys
         self.records = records
         self.image_shape = image_shape
 
     def __getitem__(self, index: int) -> tuple[str, list[Tensor]]:  # type: ignore[override]
         """Get an image's path and its maps; an error names the image if they got lost since training started."""
-        path = str(self.samples.image_path.iloc[index])
+        path = self.paths[index]
         try:
             return path, decode(self.records[self.keys[index]])
         except (OSError, KeyError, ValueError) as error:

@@ -16,8 +16,7 @@ from torchvision.transforms.v2 import Transform
 from anomalib_vqflow.data.multi_category_dataset import MultiCategoryDataset
 from anomalib_vqflow.lightning_model import VQFlow
 
-LIBRARIES = ("anomalib", "anomalib_vqflow", "cv2", "PIL", "timm", "torch", "torchvision")
-"""Whose code decodes, resizes and computes."""
+LIBRARIES = ("anomalib", "anomalib_vqflow", "cv2", "PIL", "timm", "torch", "torchvision")  # read, resize, compute
 
 
 def context_key(model: VQFlow, precision: str, dtype: str) -> str:

@@ -54,7 +54,7 @@ def _checksum(maps: Sequence[Tensor]) -> int:
     checksum = 0
     for values in maps:
         checksum = zlib.crc32(f"{values.dtype} {tuple(values.shape)}".encode(), checksum)
-        checksum = zlib.crc32(values.flatten().view(torch.uint8).numpy().data, checksum)
+        checksum = zlib.crc32(values.view(torch.uint8).numpy().data, checksum)
     return checksum
 
 
