@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, seed_everything
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip, Resize
 
-from anomalib_vqflow import FeatureCache, MultiCategory
+from anomalib_vqflow import FeatureCache, MultiCategory, VQFlow
 from anomalib_vqflow.cache.dataset import CachedImages
 from anomalib_vqflow.features import Features
 from tests.data.folders import make_category, make_image
@@ -338,8 +338,31 @@ def test_datamodules_of_anomalib_and_test_after_training(root, tmp_path):
     engine.train(model, datamodule=data)
 
     assert len(next(iter(data.train_dataloader())).image) == 2
+    assert not isinstance(data.train_data, CachedImages)
+    assert "configure_optimizers" not in vars(model)
     assert watch.paths
     assert engine.predict(model, datamodule=data)
+
+
+def test_a_model_with_an_optimizer_of_its_own(root, tmp_path):
+    """A model that is derived from VQFlow, and does not ask for the length of the training, trains on maps, too."""
+
+    class OwnOptimizer(VQFlow):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.model.flow.parameters(), 1e-3)
+
+    watch = Watch()
+    model = OwnOptimizer(**ARGUMENTS, input_size=(64, 64), visualizer=False)
+    engine = tiny_engine(tmp_path, callbacks=[watch, FeatureCache()], max_epochs=2, limit_val_batches=0)
+    engine.fit(model, datamodule=tiny_data(root))
+
+    assert len(watch.paths) == 2 * NUM_IMAGES
+    assert watch.num_seen == 1 + NUM_IMAGES
+
+
+def test_reloaded_training_data_comes_from_the_cache(root, tmp_path):
+    """The backbone sees each image once, also if Lightning asks for a new loader after every epoch."""
+    assert num_computed(root, tmp_path, FeatureCache(), reload_dataloaders_every_n_epochs=1) == NUM_IMAGES
 
 
 def test_in_a_configuration(root, tmp_path):
