@@ -4,7 +4,7 @@
 import pickle
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import yaml
@@ -18,32 +18,24 @@ from anomalib_vqflow.data import MultiCategory
 from anomalib_vqflow.export import calibration_size
 from anomalib_vqflow.lightning_model import VQFlow
 
-EXPECTED = "expected the model.ckpt of a VQFlow training"
-
 
 class SourceError(ValueError):
     """What the user named can't be used; the message says what was expected and what came."""
 
 
 def load_model(path: Path) -> VQFlow:
-    """Load a trained model, on a GPU if there is one.
-
-    Args:
-        path: Checkpoint that a training of VQFlow has written.
-
-    Returns:
-        The model, in eval mode.
+    """Load a trained model, on a GPU if there is one, in eval mode.
 
     Raises:
-        SourceError: If the file is no such checkpoint.
+        SourceError: If the file is no checkpoint of VQFlow, or one of another version.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        msg = f"{path} is no checkpoint, or a damaged one; {EXPECTED}."
+        msg = f"{path} is no checkpoint, or a damaged one; expected the model.ckpt of a VQFlow training."
         raise SourceError(msg) from error
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
-        msg = f"{path} is not a checkpoint of VQFlow, but of something else; {EXPECTED}."
+        msg = f"{path} is not a checkpoint of VQFlow; expected the model.ckpt of a VQFlow training."
         raise SourceError(msg)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -53,40 +45,30 @@ def load_model(path: Path) -> VQFlow:
         raise SourceError(msg) from error
 
 
-def read_folder(root: Path, categories: list[str] | None = None) -> AnomalibDataModule:
-    """Take a folder of categories in MVTec layout.
-
-    Args:
-        root: The folder.
-        categories: Which categories to take; None for all.
-
-    Returns:
-        The datamodule, not set up.
-
-    Raises:
-        SourceError: If there is no such folder or category.
-    """
+def read_folder(root: Path, categories: list[str] | None) -> AnomalibDataModule:
+    """Take all categories of a folder in MVTec layout, or some; raises :class:`SourceError` if there are none."""
     try:
         return MultiCategory(root, categories or "all", num_workers=0)
     except (OSError, ValueError) as error:
         raise SourceError(str(error)) from error
 
 
-def read_file(path: Path, is_config: bool = False) -> AnomalibDataModule:
-    """Build the datamodule that a YAML file describes.
+def read_file(path: Path, *, is_config: bool) -> AnomalibDataModule:
+    """Build the datamodule that a YAML file describes, as for ``anomalib train --data``.
 
     Args:
-        path: The file, as for ``anomalib train --data``.
+        path: The file.
         is_config: Whether it is the configuration of a training, of which ``data`` is used.
-
-    Returns:
-        The datamodule, not set up.
 
     Raises:
         SourceError: If the file is missing or describes no datamodule.
     """
-    content = _read_yaml(path)
-    block = content.get("data") if is_config else content
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"cannot read {path}: {error}"
+        raise SourceError(msg) from error
+    block = content.get("data") if is_config and isinstance(content, dict) else content
     if not isinstance(block, dict) or "class_path" not in block:
         place = "a block `data` with `class_path` and `init_args`" if is_config else "`class_path` and `init_args`"
         msg = f"{path} describes no datamodule; expected {place}."
@@ -101,11 +83,7 @@ def read_file(path: Path, is_config: bool = False) -> AnomalibDataModule:
 
 
 def set_up(datamodule: AnomalibDataModule, size: tuple[int, int] | None) -> None:
-    """Make a datamodule ready, with images resized as in training.
-
-    Args:
-        datamodule: The datamodule; what it downloads is downloaded.
-        size: Height and width that the model takes, in pixels.
+    """Download what a datamodule needs, and set it up with images resized to a height and width, as in training.
 
     Raises:
         SourceError: If there are no images, or some that can't be used.
@@ -123,33 +101,13 @@ def set_up(datamodule: AnomalibDataModule, size: tuple[int, int] | None) -> None
 
 
 def read_batches(batches: Iterable[ImageBatch], description: str) -> Iterator[ImageBatch]:
-    """Read batches, with a progress bar on a terminal.
-
-    Args:
-        batches: Batches of images.
-        description: What they are.
-
-    Yields:
-        The batches.
-
-    Raises:
-        SourceError: If an image can't be read.
-    """
+    """Read batches, with a progress bar on a terminal; raises :class:`SourceError` if an image can't be read."""
     console = Console(stderr=True)
     try:
         yield from track(batches, description, console=console, transient=True, disable=not console.is_terminal)
     except (OSError, SyntaxError, ValueError) as error:  # of the reading; those of the reader don't come here
         msg = f"cannot read the {description}: {error}"
         raise SourceError(msg) from error
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"cannot read {path}: {error}"
-        raise SourceError(msg) from error
-    return content if isinstance(content, dict) else {}
 
 
 def _reasons(error: Exception) -> str:

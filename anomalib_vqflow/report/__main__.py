@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``vqflow-report``."""
+"""The command ``vqflow-report``, also ``python -m anomalib_vqflow.report``."""
 
 import argparse
 import sys
@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import NoReturn
 
 PROGRAM = "vqflow-report"
-DESCRIPTION = """Show what a trained model has learnt: its concepts with their most typical images, how they relate to
-categories, the scores of the test images, the worst mistakes, and the use of the codes. Writes PNG pictures and one
-HTML page, index.html, that holds all of them."""
-WEIGHTS = ("weights", "lightning")
+DESCRIPTION = """Show what a trained model has learned: its concepts with their most typical images, how they relate to
+categories, the scores of the test images, the worst mistakes, and the use of the codes. Writes plots as PNG files, and
+one HTML page, index.html, that holds all of them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(f"--max-train-images must be at least 1, got {options.max_train_images}.")
     folder = options.output or default_folder(options.checkpoint)
 
-    from .report import write_report  # takes seconds to import
+    from .page import write_page  # takes seconds to import
     from .sources import SourceError, load_model, read_file, read_folder
 
     try:
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             datamodule = read_folder(options.root, options.categories)
         else:
             datamodule = read_file(options.data or options.config, is_config=options.config is not None)
-        page = write_report(model, datamodule, folder, str(options.checkpoint), options.max_train_images)
+        page = write_page(model, datamodule, folder, str(options.checkpoint), options.max_train_images)
     except (SourceError, OSError) as error:
         _stop(str(error))
     sys.stdout.write(f"Written to {page}\n")
@@ -48,43 +47,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def default_folder(checkpoint: Path) -> Path:
     """Choose where to write if the user did not: ``report`` beside a checkpoint, or in its run's folder.
 
-    Args:
-        checkpoint: Path of the checkpoint.
-
-    Returns:
-        The folder.
-
     Example:
         >>> default_folder(Path("results/VQFlow/products/v0/weights/lightning/model.ckpt")).as_posix()
         'results/VQFlow/products/v0/report'
     """
     folder = checkpoint.parent
-    if folder.parts[-2:] == WEIGHTS:
-        folder = folder.parent.parent
-    return folder / "report"
+    return (folder.parents[1] if folder.parts[-2:] == ("weights", "lightning") else folder) / "report"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION)
     parser.add_argument("checkpoint", type=Path, help="model.ckpt of a training")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--data", type=Path, metavar="YAML", help="file of a datamodule, as for `anomalib train --data`"
-    )
+    source.add_argument("--data", type=Path, metavar="YAML", help="datamodule, as for `anomalib train --data`")
     source.add_argument("--config", type=Path, metavar="YAML", help="configuration of a training; its data are used")
     source.add_argument("--root", type=Path, metavar="FOLDER", help="folder of categories in MVTec layout")
     parser.add_argument("--categories", nargs="+", metavar="NAME", help="which categories in --root; all by default")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write; `report` in the run's folder")
-    parser.add_argument(
-        "--max-train-images",
-        type=int,
-        default=2000,
-        metavar="N",
-        help="of more training images, take an evenly drawn share of this size (default: %(default)s)",
-    )
+    help_text = "of more training images, take an evenly drawn share of this size (default: %(default)s)"
+    parser.add_argument("--max-train-images", type=int, default=2000, metavar="N", help=help_text)
     return parser
 
 
 def _stop(message: str) -> NoReturn:
     sys.stderr.write(f"{PROGRAM}: {message}\n")
     sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
