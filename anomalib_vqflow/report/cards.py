@@ -68,16 +68,15 @@ def mistake_cards(model: VQFlow, data: AnomalibDataset, chosen: pd.DataFrame) ->
     for number, row in enumerate(chosen.itertuples(), start=1):
         path = str(row.path)
         item = cast("ImageItem", data[paths.index(path)])
-        image = ImageOps.contain(visualize_image(path), (SIDE, SIDE))
-        prediction = model(cast("Tensor", item.image)[None].to(model.device, model.dtype))
+        image = visualize_image(path)
+        prediction = model(cast("Tensor", item.image)[None].to(model.device).to(model.dtype))
         tiles = {"image": image, "anomaly map": visualize_anomaly_map(prediction.anomaly_map[0, 0].float().cpu())}
         if item.gt_mask is not None and row.anomalous == 1:
             tiles["true mask"] = visualize_mask(cast("Tensor", item.gt_mask).squeeze() > 0).convert("RGB")
         title = f"{number}. " + ", ".join(filter(None, [str(row.category), f"score {row.score:.3f}"]))
         text = f"Concept {row.concept}; {'/'.join(Path(path).parts[-4:])}"  # in MVTec layout: category and below
-        # Maps have the size of the model's input, whatever the image's.
-        same_size = [tile.resize(image.size) for tile in tiles.values()]
-        cards.append(Card(title, text, mosaic(same_size), list(tiles), [path]))
+        same_shape = [tile.resize(image.size) for tile in tiles.values()]  # maps have that of the model's input
+        cards.append(Card(title, text, mosaic(same_shape), list(tiles), [path]))
     return cards
 
 

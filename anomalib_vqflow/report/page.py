@@ -47,11 +47,12 @@ def write_page(
     collected = collect(model, datamodule, max_train_images)
     cards = make_cards(model, datamodule, collected)
     plots = make_plots(model, collected, cards)
-    for file in (folder / f"{name}.png" for name in PLOTS):
+    files = {name: folder / f"{name}.png" for name in PLOTS}
+    for name, file in files.items():
         file.unlink(missing_ok=True)
-        if file.stem in plots:
-            plots[file.stem].savefig(file, metadata={"Software": None})  # equal plots give equal bytes
-    images = {name: (folder / f"{name}.png").read_bytes() for name in plots}
+        if name in plots:  # equal plots give equal bytes, as matplotlib does not sign them
+            plots[name].savefig(file, bbox_inches="tight", metadata={"Software": None})
+    images = {name: files[name].read_bytes() for name in plots}
     page = folder / "index.html"
     page.write_text(render_page(source, collected, cards, images), encoding="utf-8")
     return page

@@ -24,7 +24,7 @@ NORMAL, ANOMALOUS = "#0072B2", "#D55E00"
 INK = "#222222"
 WIDTH = 7.2  # inches
 NUM_BINS = 40
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib types its settings by their names
     **dict.fromkeys(("axes.labelcolor", "axes.titlecolor", "text.color", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("axes.spines.right", "axes.spines.top"), False),
     "axes.titlelocation": "left",
@@ -71,7 +71,7 @@ def plot_confusion(images: pd.DataFrame, categories: list[str], title: str) -> F
     num_rows, num_columns = table.shape
     totals = table.sum(axis=1)
     share = table.div(totals, axis=0).to_numpy()
-    figure = Figure(figsize=(0.52 * num_columns + 2.6, 0.27 * num_rows + 1.6))
+    figure = Figure(figsize=(0.52 * num_columns + 3.2, 0.27 * num_rows + 1.6))
     axis = figure.subplots()
     axis.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, edgecolors="#DDDDDD", linewidth=0.6)
     for (row, column), count in np.ndenumerate(table.to_numpy()):

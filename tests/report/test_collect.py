@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pass over the data: the same scores and decisions as anomalib's own test, concepts and distances as defined."""
+"""The tables of images: the same scores and decisions as anomalib's own test, concepts and distances as defined."""
 
 import math
 
@@ -10,10 +10,11 @@ from anomalib.data import Folder, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from torchvision.transforms.v2 import RandomErasing
 
-from anomalib_vqflow.pictures.collect import collect, evenly_drawn, image_threshold
-from anomalib_vqflow.pictures.sources import SourceError, set_up
+from anomalib_vqflow import VQFlowModel
+from anomalib_vqflow.report.collect import collect, image_threshold, uncalibrated_scores
+from anomalib_vqflow.report.sources import SourceError, set_up
 from tests.data.folders import make_category
-from tests.tiny import tiny_data, tiny_engine, tiny_model
+from tests.tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +107,14 @@ def test_share_of_training_images(trained, root, caplog):
     assert "share of 4" in caplog.text
 
 
-def test_evenly_drawn():
-    """Indices are different, in order, and at nearly equal distances."""
-    drawn = np.array(evenly_drawn(1000, 64))
-    assert len(drawn) == 64
-    assert set(np.diff(drawn)) <= {15, 16}
-    assert evenly_drawn(5, 64) == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize("largest", [1, 3, 5, 7])
+def test_shares_are_evenly_drawn(trained, collected, root, largest):
+    """Training images are different, in order, and at nearly equal distances; the first one is among them."""
+    drawn = collect(trained[0], tiny_data_ready(root, trained[0]), largest).train["path"]
+    indices = [collected.train["path"].tolist().index(path) for path in drawn]
+    assert len(indices) == largest
+    assert indices[0] == 0
+    assert set(np.diff([*indices, 8])) <= {8 // largest, 8 // largest + 1}
 
 
 def test_random_augmentation_is_left_out(trained, collected, root):
@@ -142,3 +145,61 @@ def test_unreadable_image_is_named(trained, root, tmp_path):
     spoiled.write_bytes(b"no image")
     with pytest.raises(SourceError, match=r"test images.*good/001\.png"):
         collect(trained[0], datamodule, 100)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = VQFlowModel((64, 64), **ARGUMENTS)
+    model(torch.rand(4, 3, 64, 64))
+    return model.eval()
+
+
+def calibrate(model):
+    calibration = model.anomaly_map_generator.calibration
+    calibration.location.fill_(0.7)
+    calibration.scale.fill_(2.0)
+    calibration.fitted.fill_(value=True)
+
+
+@torch.no_grad()
+def test_plain_scores_are_those_before_calibration(model):
+    """A calibrated model's plain scores are what it gave before, and differ from those it gives now."""
+    images = torch.rand(3, 3, 64, 64)
+    before = model(images).pred_score
+    calibrate(model)
+    with uncalibrated_scores(model.anomaly_map_generator) as plain:
+        after = model(images).pred_score
+    assert torch.equal(torch.cat(plain), before)
+    assert not torch.isclose(after, before).any()
+
+
+@torch.no_grad()
+def test_no_calibration_no_plain_scores(model):
+    """A model that is not calibrated, or whose map knows no calibration, has no plain scores."""
+    images = torch.rand(3, 3, 64, 64)
+    with uncalibrated_scores(model.anomaly_map_generator) as plain:
+        model(images)
+    assert not plain
+    calibrate(model)
+    model.anomaly_map_generator.score_map = "additive"
+    with uncalibrated_scores(model.anomaly_map_generator) as plain:
+        model(images)
+    assert not plain
+
+
+@torch.no_grad()
+def test_hooks_are_removed(model):
+    """Outside the context, the model is as it was: nothing is kept any more."""
+    calibrate(model)
+    with uncalibrated_scores(model.anomaly_map_generator) as plain:
+        model(torch.rand(3, 3, 64, 64))
+    model(torch.rand(1, 3, 64, 64))
+    assert [len(scores) for scores in plain] == [3]
+
+
+def test_plain_scores_of_a_report(trained, collected):
+    """The table has a plain score for each test image of a calibrated model, and none of a model without."""
+    assert trained[0].model.anomaly_map_generator.calibration.fitted
+    assert collected.test["plain"].between(0, 1).all()
+    assert not np.isclose(collected.test["plain"], collected.test["score"]).all()
