@@ -133,7 +133,7 @@ def plot_codes(model: VQFlowModel) -> Figure:
     for (name, codebook), axis in zip(codebooks.items(), axes, strict=True):
         counts = codebook.code_counts.double().cpu().numpy()
         share = np.sort(counts)[::-1] / max(counts.sum(), 1e-12)
-        num_used = round(codebook.live_ratio.item() * codebook.num_codes)
+        num_used = round(codebook.usage.item() * codebook.num_codes)
         axis.bar(np.arange(1, len(share) + 1), share, width=0.9, color=NORMAL, linewidth=0)
         axis.axhline(1 / len(share), color="gray", linewidth=0.8, linestyle="--")
         axis.set(xlim=(0.4, len(share) + 0.6), ylim=(0, max(share.max(), 1 / len(share)) * 1.08))

@@ -10,11 +10,10 @@ from anomalib.data import Folder, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from torchvision.transforms.v2 import RandomErasing
 
-from anomalib_vqflow import VQFlowModel
 from anomalib_vqflow.report.collect import collect, image_threshold, uncalibrated_scores
 from anomalib_vqflow.report.sources import SourceError, set_up
 from tests.data.folders import make_category
-from tests.tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model
+from tests.tiny import tiny_data, tiny_engine, tiny_model, tiny_torch_model
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +149,7 @@ def test_unreadable_image_is_named(trained, root, tmp_path):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    model = VQFlowModel((64, 64), **ARGUMENTS)
+    model = tiny_torch_model()
     model(torch.rand(4, 3, 64, 64))
     return model.eval()
 

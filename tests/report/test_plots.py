@@ -10,10 +10,9 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from anomalib_vqflow import VQFlowModel
 from anomalib_vqflow.report.cards import GAP, SIDE, Card, mosaic
 from anomalib_vqflow.report.plots import label, plot_cards, plot_codes, plot_confusion, plot_scores
-from tests.tiny import ARGUMENTS
+from tests.tiny import tiny_torch_model
 
 from .tables import LONG_NAME, made_up
 
@@ -162,7 +161,7 @@ def used(model):
 def test_codes(use_patterns):
     """Every codebook has a bar for each code, most used first, and says how many are in use and how evenly."""
     torch.manual_seed(0)
-    model = VQFlowModel((64, 64), use_patterns=use_patterns, **ARGUMENTS)
+    model = tiny_torch_model(use_patterns=use_patterns)
     counts = used(model)
     figure = plot_codes(model)
     check_inside(figure)
@@ -179,19 +178,17 @@ def test_codes(use_patterns):
 
 def test_codes_of_an_untrained_model():
     """Codes that were never used are plotted as such."""
-    for axis in plot_codes(VQFlowModel((64, 64), **ARGUMENTS)).axes:
+    for axis in plot_codes(tiny_torch_model()).axes:
         assert not any(bar.get_height() for bar in axis.patches)
         assert ": 0 of " in axis.get_title(loc="left")
 
 
 def test_codes_name_their_level():
     """Concepts come first; the codebook of the semantic level is named so, the others by their level."""
-    titles = [axis.get_title(loc="left") for axis in plot_codes(VQFlowModel((64, 64), **ARGUMENTS)).axes]
+    titles = [axis.get_title(loc="left") for axis in plot_codes(tiny_torch_model()).axes]
     levels = ["patterns, level 1 (finest)", "patterns, level 2", "patterns, level 3"]
     assert [title.partition(":")[0] for title in titles] == ["concepts", *levels, "patterns, semantic level"]
-    titles = [
-        axis.get_title(loc="left") for axis in plot_codes(VQFlowModel((64, 64), use_fusion=False, **ARGUMENTS)).axes
-    ]
+    titles = [axis.get_title(loc="left") for axis in plot_codes(tiny_torch_model(use_fusion=False)).axes]
     assert [title.partition(":")[0] for title in titles] == ["concepts", *levels]
 
 
