@@ -42,9 +42,9 @@ def image_key(dataset: AnomalibDataset, index: int) -> str:
         FileNotFoundError: If the file is missing.
     """
     row = dataset.samples.iloc[index]
-    part = dataset.parts[row["category"]] if isinstance(dataset, MultiCategoryDataset) else dataset
-    path, kind = Path(row["image_path"]), type(part)
-    reading = [kind.__module__, kind.__qualname__, _plain(part.augmentations), path.suffix.lower()]
+    of_category = dataset.by_category[row["category"]] if isinstance(dataset, MultiCategoryDataset) else dataset
+    path, kind = Path(row["image_path"]), type(of_category)
+    reading = [kind.__module__, kind.__qualname__, _plain(of_category.augmentations), path.suffix.lower()]
     return hashlib.sha256(path.read_bytes() + json.dumps(reading).encode()).hexdigest()
 
 
@@ -64,8 +64,8 @@ def check(datamodule: AnomalibDataModule, model: VQFlow) -> None:
         what = "external_collate_fn" if known else type(processor).__name__
         msg = f"FeatureCache cannot tell what {what} does to images; leave it or FeatureCache out."
         raise ValueError(msg)
-    parts = data.parts.values() if isinstance(data, MultiCategoryDataset) else [data]
-    for transform in (getattr(processor, "transform", None), *(part.augmentations for part in parts)):
+    datasets = data.by_category.values() if isinstance(data, MultiCategoryDataset) else [data]
+    for transform in (getattr(processor, "transform", None), *(of_category.augmentations for of_category in datasets)):
         _plain(transform)
     if any(parameter.requires_grad for parameter in model.model.features.parameters()):
         msg = "FeatureCache needs a frozen backbone, but parameters of this one require gradients; leave it out."

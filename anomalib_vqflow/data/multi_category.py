@@ -14,10 +14,17 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_vqflow.naming import first_names
 
+from .categories import (
+    Argument,
+    data_for_test,
+    dataset_categories,
+    folder_categories,
+    name_datamodules,
+    setup_datamodule,
+)
 from .category_folder import CategoryFolder
 from .checks import check_images, find_duplicates
 from .multi_category_dataset import MultiCategoryDataset
-from .parts import Argument, data_for_test, dataset_parts, folder_parts, name_parts, setup_part
 from .samplers import BalancedSampler, GroupedBatchSampler
 
 SUBSETS = ("train", "val", "test")
@@ -121,7 +128,9 @@ class MultiCategory(AnomalibDataModule):
         }
         arguments = {name: value for name, value in splits.items() if value is not None}
         self.balanced_sampling = balanced_sampling
-        self.parts = name_parts(_build_parts(root, categories, dataset, dataset_args, datamodules, arguments))
+        self.by_category = name_datamodules(
+            _build_datamodules(root, categories, dataset, dataset_args, datamodules, arguments)
+        )
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -131,17 +140,17 @@ class MultiCategory(AnomalibDataModule):
         overwrite each other.
         """
         folders = []
-        for part in self.parts.values():
-            if (root := getattr(part, "root", None)) is None:
+        for datamodule in self.by_category.values():
+            if (root := getattr(datamodule, "root", None)) is None:
                 return type(self).__name__
             folder = Path(os.path.abspath(root))
-            folders.append(folder.parent if isinstance(part, CategoryFolder) else folder)
+            folders.append(folder.parent if isinstance(datamodule, CategoryFolder) else folder)
         return Path(os.path.commonpath(folders)).name or type(self).__name__
 
     @property
     def categories(self) -> list[str]:
         """Names of the categories."""
-        return list(self.parts)
+        return list(self.by_category)
 
     @property
     def category_by_path(self) -> dict[str, str]:
@@ -154,8 +163,8 @@ class MultiCategory(AnomalibDataModule):
 
     def prepare_data(self) -> None:
         """Download what the categories' own datamodules download."""
-        for part in self.parts.values():
-            part.prepare_data()
+        for datamodule in self.by_category.values():
+            datamodule.prepare_data()
 
     def train_dataloader(self) -> DataLoader:
         """Get the training images, shuffled or balanced."""
@@ -188,14 +197,22 @@ class MultiCategory(AnomalibDataModule):
         )
 
     def _setup(self, _stage: str | None = None) -> None:
-        for name, part in self.parts.items():
-            setup_part(part)
-            if not len(part.train_data):
+        for name, datamodule in self.by_category.items():
+            setup_datamodule(datamodule)
+            if not len(datamodule.train_data):
                 msg = f"Category {name!r} has no normal training images; add some, or leave it out."
                 raise ValueError(msg)
-        val_data = {name: part.val_data for name, part in self.parts.items() if hasattr(part, "val_data")}
-        self.train_data = MultiCategoryDataset({name: part.train_data for name, part in self.parts.items()})
-        self.test_data = MultiCategoryDataset({name: data_for_test(part) for name, part in self.parts.items()})
+        val_data = {
+            name: datamodule.val_data
+            for name, datamodule in self.by_category.items()
+            if hasattr(datamodule, "val_data")
+        }
+        self.train_data = MultiCategoryDataset(
+            {name: datamodule.train_data for name, datamodule in self.by_category.items()}
+        )
+        self.test_data = MultiCategoryDataset(
+            {name: data_for_test(datamodule) for name, datamodule in self.by_category.items()}
+        )
         if val_data:
             self.val_data = MultiCategoryDataset(val_data)
         self._check()
@@ -219,19 +236,19 @@ class MultiCategory(AnomalibDataModule):
     def _update_augmentations(self) -> None:
         model_transform = get_nested_attr(self, "trainer.model.pre_processor.transform", None)
         for subset, data in self._subsets().items():
-            for name, part in data.parts.items():
+            for name, dataset in data.by_category.items():
                 attribute = f"{subset}_augmentations"
-                augmentations = getattr(self, attribute) or getattr(self.parts[name], attribute)
+                augmentations = getattr(self, attribute) or getattr(self.by_category[name], attribute)
                 if model_transform:
-                    self._update_subset_augmentations(part, augmentations, model_transform)
+                    self._update_subset_augmentations(dataset, augmentations, model_transform)
                 else:
-                    part.augmentations = augmentations
+                    dataset.augmentations = augmentations
 
     def _subsets(self) -> dict[str, MultiCategoryDataset]:
         return {subset: data for subset in SUBSETS if (data := getattr(self, f"{subset}_data", None)) is not None}
 
 
-def _build_parts(
+def _build_datamodules(
     root: Path | str | None,
     categories: Sequence[str] | str,
     dataset: str | None,
@@ -243,18 +260,18 @@ def _build_parts(
         if root is not None or dataset is not None:
             msg = "Expected either `datamodules` or `root` and `dataset`, got both; leave one of them out."
             raise ValueError(msg)
-        parts = list(_flatten(datamodules))
-        if not parts:
+        flat = list(_flatten(datamodules))
+        if not flat:
             msg = "Expected at least one datamodule, got none; add some to `datamodules`."
             raise ValueError(msg)
-        return parts
+        return flat
     if dataset is not None:
         roots = {} if root is None else {"root": root}
-        return dataset_parts(dataset, categories, {**roots, **arguments, **(dataset_args or {})})
+        return dataset_categories(dataset, categories, {**roots, **arguments, **(dataset_args or {})})
     if root is None:
         msg = "Expected categories, got none of `root`, `dataset` and `datamodules`; give one of them."
         raise ValueError(msg)
-    return folder_parts(Path(os.path.abspath(root)), categories, {**arguments, **(dataset_args or {})})
+    return folder_categories(Path(os.path.abspath(root)), categories, {**arguments, **(dataset_args or {})})
 
 
 def _flatten(datamodules: Sequence[AnomalibDataModule]) -> Iterator[AnomalibDataModule]:
@@ -262,7 +279,7 @@ def _flatten(datamodules: Sequence[AnomalibDataModule]) -> Iterator[AnomalibData
         if not isinstance(datamodule, MultiCategory):
             yield datamodule
             continue
-        for part in datamodule.parts.values():
+        for category in datamodule.by_category.values():
             for attribute in (f"{subset}_augmentations" for subset in SUBSETS):
-                setattr(part, attribute, getattr(datamodule, attribute) or getattr(part, attribute))
-            yield part
+                setattr(category, attribute, getattr(datamodule, attribute) or getattr(category, attribute))
+            yield category

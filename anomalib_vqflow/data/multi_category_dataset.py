@@ -22,26 +22,26 @@ class MultiCategoryDataset(AnomalibDataset):
     have ``gt_mask=None``. The frame ``samples`` has a column ``category``, for evaluation only: no item carries it.
 
     Args:
-        parts: Dataset of each category; empty ones are allowed.
+        datasets: Dataset of each category; empty ones are allowed.
 
     Raises:
-        ValueError: If ``parts`` is empty.
+        ValueError: If ``datasets`` is empty.
     """
 
-    def __init__(self, parts: Mapping[str, AnomalibDataset]) -> None:
-        if not parts:
+    def __init__(self, datasets: Mapping[str, AnomalibDataset]) -> None:
+        if not datasets:
             msg = "Expected at least one dataset, got none; pass the dataset of each category."
             raise ValueError(msg)
-        self.parts = dict(parts)
+        self.by_category = dict(datasets)
         super().__init__()
-        tasks = [part.task for part in self.parts.values()]
+        tasks = [dataset.task for dataset in self.by_category.values()]
         frames = [
-            part.samples.assign(
+            dataset.samples.assign(
                 category=name,
-                part_row=range(len(part)),
-                has_mask=part.task == TaskType.SEGMENTATION,
+                category_row=range(len(dataset)),
+                has_mask=dataset.task == TaskType.SEGMENTATION,
             )
-            for name, part in self.parts.items()
+            for name, dataset in self.by_category.items()
         ]
         for frame in frames:
             frame.attrs = {}
@@ -50,14 +50,14 @@ class MultiCategoryDataset(AnomalibDataset):
 
     @property
     def augmentations(self) -> Transform | None:
-        """Transform of the first part; setting it sets it for all parts."""
-        return next((part.augmentations for part in self.parts.values()), None)
+        """Transform of the first dataset; setting it sets it for all datasets."""
+        return next((dataset.augmentations for dataset in self.by_category.values()), None)
 
     @augmentations.setter
     def augmentations(self, augmentations: Transform | None) -> None:
         if augmentations is not None:
-            for part in self.parts.values():
-                part.augmentations = augmentations
+            for dataset in self.by_category.values():
+                dataset.augmentations = augmentations
 
     def batch_groups(self) -> list[int]:
         """Tell which images may share a batch, because their ground truth is known to the same extent.
@@ -90,7 +90,7 @@ class MultiCategoryDataset(AnomalibDataset):
         """
         sample = self.samples.iloc[index]
         try:
-            return self.parts[sample.category][int(sample.part_row)]
+            return self.by_category[sample.category][int(sample.category_row)]
         except (OSError, SyntaxError) as error:
             mask = f" or its mask {sample.mask_path}" if sample.get("mask_path") else ""
             msg = f"Cannot read the image {sample.image_path}{mask}: {error}. Replace or remove the file."

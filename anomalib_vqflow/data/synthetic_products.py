@@ -9,9 +9,9 @@ from anomalib.data.utils import TestSplitMode, ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
 from torchvision.transforms.v2 import Transform
 
+from .categories import choose_categories
 from .category_folder import CategoryFolder
 from .multi_category import MultiCategory
-from .parts import choose_categories
 
 if TYPE_CHECKING:
     from .synthetic import SetArguments

@@ -109,11 +109,11 @@ def change_pixel(dataset):
 
 
 def augment(dataset):
-    dataset.parts["bolt"].augmentations = Resize((8, 8))
+    dataset.by_category["bolt"].augmentations = Resize((8, 8))
 
 
 def read_otherwise(dataset):
-    dataset.parts["bolt"].__class__ = MVTecADDataset
+    dataset.by_category["bolt"].__class__ = MVTecADDataset
 
 
 @pytest.mark.parametrize("change", [rename, change_pixel, augment, read_otherwise])

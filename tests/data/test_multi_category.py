@@ -191,7 +191,7 @@ def test_datasets_can_be_mixed(root, tmp_path):
     assert set(datamodule.category_by_path.values()) == set(datamodule.categories)
     for loader in (datamodule.train_dataloader(), datamodule.val_dataloader(), datamodule.test_dataloader()):
         assert sum(batch.batch_size for batch in loader) == len(loader.dataset)
-    augmentations = [type(part.augmentations) for part in datamodule.train_data.parts.values()]
+    augmentations = [type(dataset.augmentations) for dataset in datamodule.train_data.by_category.values()]
     assert augmentations == [RandomHorizontalFlip, RandomHorizontalFlip, type(None), type(None)]
 
 
@@ -264,16 +264,18 @@ def test_mixture_can_be_written_in_yaml(root, tmp_path):
 
     assert datamodule.categories[:3] == ["nut", "plate", "candle"]
     assert datamodule.categories[-1] == "wood"
-    assert datamodule.parts["pcb1"].val_split_mode == ValSplitMode.NONE
+    assert datamodule.by_category["pcb1"].val_split_mode == ValSplitMode.NONE
 
 
 def test_own_augmentations_come_first(root):
-    """Augmentations of the mixture replace those of its parts."""
-    part = MultiCategory(root, train_augmentations=RandomHorizontalFlip())
-    datamodule = MultiCategory(datamodules=[part], train_augmentations=RandomVerticalFlip())
+    """Augmentations of the mixture replace those of its datamodules."""
+    inner = MultiCategory(root, train_augmentations=RandomHorizontalFlip())
+    datamodule = MultiCategory(datamodules=[inner], train_augmentations=RandomVerticalFlip())
     datamodule.setup()
 
-    assert all(type(part.augmentations) is RandomVerticalFlip for part in datamodule.train_data.parts.values())
+    assert all(
+        type(dataset.augmentations) is RandomVerticalFlip for dataset in datamodule.train_data.by_category.values()
+    )
 
 
 def test_augmentations_apply(root):

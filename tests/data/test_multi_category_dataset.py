@@ -24,7 +24,7 @@ def item(label=None, mask=True, size=8):
     return ImageItem(image=torch.zeros(3, size, size), gt_mask=gt_mask, gt_label=label)
 
 
-def test_items_are_those_of_the_parts(dataset):
+def test_items_are_those_of_the_categories(dataset):
     """Each index gives the image, label and mask of its row."""
     assert len(dataset) == 8
     for index, sample in dataset.samples.iterrows():

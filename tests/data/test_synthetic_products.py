@@ -82,7 +82,7 @@ def test_bad_numbers_are_refused_at_once(tmp_path, argument, value):
 def test_sets_of_other_arguments_do_not_mix(tmp_path):
     """Other arguments lead to another folder."""
     roots = {
-        SyntheticProducts(tmp_path, **{**SMALL, **change}).parts["gear"].root
+        SyntheticProducts(tmp_path, **{**SMALL, **change}).by_category["gear"].root
         for change in ({}, {"seed": 1}, {"image_size": 96}, {"num_train": 5})
     }
     assert len(roots) == 4
@@ -90,7 +90,7 @@ def test_sets_of_other_arguments_do_not_mix(tmp_path):
 
 def test_no_seed_is_seed_zero(tmp_path):
     """Without a seed, the images are those of seed zero."""
-    roots = {SyntheticProducts(tmp_path, seed=seed, **SMALL).parts["gear"].root for seed in (None, 0)}
+    roots = {SyntheticProducts(tmp_path, seed=seed, **SMALL).by_category["gear"].root for seed in (None, 0)}
     assert len(roots) == 1
 
 
@@ -120,7 +120,7 @@ def test_image_size_may_be_a_pair_as_anomalib_passes_it(tmp_path, image_size):
     """A number and a square pair, into which `anomalib benchmark` turns it, give the same images."""
     datamodule = SyntheticProducts(tmp_path, **{**SMALL, "image_size": image_size})
 
-    assert datamodule.parts["gear"].root == SyntheticProducts(tmp_path, **SMALL).parts["gear"].root
+    assert datamodule.by_category["gear"].root == SyntheticProducts(tmp_path, **SMALL).by_category["gear"].root
 
 
 def test_anomalib_builds_it_from_a_dictionary(tmp_path):
@@ -152,4 +152,4 @@ def test_results_are_sorted_after_the_datamodule(tmp_path):
         datamodule = SyntheticProducts(root, categories=["gear"], **SMALL)
 
         assert datamodule.name == "SyntheticProducts"
-        assert datamodule.parts["gear"].root.parts.count("SyntheticProducts") == 1
+        assert datamodule.by_category["gear"].root.parts.count("SyntheticProducts") == 1

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from numpy.random import Generator
 
-from . import circuit, fabric, faults, label, metal, parts, plank, tile
+from . import circuit, fabric, faults, label, metal, plank, round_parts, tile
 from .scene import Fault, Scene
 
 SurfaceFault = Callable[[Scene, Generator], None]
@@ -36,7 +36,7 @@ _WHITE = ((0.90, 0.90, 0.86),)
 
 PRODUCTS: Mapping[str, Product] = {
     "cable": Product(
-        parts.cable,
+        round_parts.cable,
         ("missing_wire", "swapped_wire", "cut_insulation", "missing_strands"),
         {"contamination": partial(faults.stain, colors=_OIL)},
     ),
@@ -50,7 +50,7 @@ PRODUCTS: Mapping[str, Product] = {
         },
     ),
     "capsule": Product(
-        parts.capsule,
+        round_parts.capsule,
         ("squeezed", "missing_print", "wrong_color", "short_shell"),
         {"crack": faults.crack, "specks": faults.specks},
     ),

@@ -2,7 +2,7 @@
 import pytest
 from anomalib.data import Folder, MVTecAD, Visa
 
-from anomalib_vqflow.data.parts import choose_categories, dataset_parts, folder_parts, name_parts
+from anomalib_vqflow.data.categories import choose_categories, dataset_categories, folder_categories, name_datamodules
 
 from .folders import make_category
 
@@ -12,30 +12,30 @@ CATEGORY_DATASETS = ["BMAD", "BTech", "Kaputt", "MPDD", "MVTecAD", "MVTecAD2", "
 @pytest.mark.parametrize("dataset", CATEGORY_DATASETS)
 def test_every_dataset_with_categories_gives_them_all(dataset, tmp_path):
     """Every anomalib dataset with categories gives one datamodule for each, with the passed arguments."""
-    parts = dataset_parts(dataset, "all", {"root": tmp_path, "seed": 1})
+    datamodules = dataset_categories(dataset, "all", {"root": tmp_path, "seed": 1})
 
-    names = [part.category for part in parts]
+    names = [datamodule.category for datamodule in datamodules]
     assert len(set(names)) == len(names) >= 1
-    assert all(type(part).__name__ == dataset and part.seed == 1 for part in parts)
+    assert all(type(datamodule).__name__ == dataset and datamodule.seed == 1 for datamodule in datamodules)
 
 
 def test_unknown_dataset_lists_the_known_ones():
     """An unknown dataset is refused, with the known ones."""
     with pytest.raises(ValueError, match=r"'MVTec'; choose from .*'MVTecAD'"):
-        dataset_parts("MVTec", "all", {})
+        dataset_categories("MVTec", "all", {})
 
 
 def test_unknown_argument_lists_the_known_ones(tmp_path):
     """An argument that a dataset does not take is refused, with those that it takes."""
     with pytest.raises(ValueError, match=r"MVTecAD2 does not take \['val_split_mode'\].*'test_type'"):
-        dataset_parts("MVTecAD2", "all", {"root": tmp_path, "val_split_mode": "none"})
+        dataset_categories("MVTecAD2", "all", {"root": tmp_path, "val_split_mode": "none"})
 
 
 def test_arguments_reach_the_dataset(tmp_path):
     """A dataset's own arguments pass through."""
-    (part,) = dataset_parts("MVTecAD2", "can", {"root": tmp_path, "test_type": "private"})
+    (datamodule,) = dataset_categories("MVTecAD2", "can", {"root": tmp_path, "test_type": "private"})
 
-    assert part.test_type == "private"
+    assert datamodule.test_type == "private"
 
 
 def test_unknown_category_lists_the_known_ones():
@@ -53,21 +53,21 @@ def test_no_category_raises():
 def test_missing_empty_and_wrong_root_are_told_apart(tmp_path):
     """A missing root, an empty one and one that is a category itself have messages of their own."""
     with pytest.raises(ValueError, match=r"found none at .*gone; check `root`"):
-        folder_parts(tmp_path / "gone", "all", {})
+        folder_categories(tmp_path / "gone", "all", {})
     with pytest.raises(ValueError, match=r"found none; check `root`"):
-        folder_parts(tmp_path, "all", {})
+        folder_categories(tmp_path, "all", {})
     with pytest.raises(ValueError, match=r"is a category itself; use root=.* categories='nut'"):
-        folder_parts(make_category(tmp_path, "nut"), "all", {})
+        folder_categories(make_category(tmp_path, "nut"), "all", {})
 
 
 def test_equal_names_get_their_dataset_in_front(tmp_path):
     """Categories of equal name are told apart by their dataset."""
-    parts = [MVTecAD(tmp_path, "screw"), Folder("screw", "good", tmp_path), Visa(tmp_path, "pcb1")]
+    datamodules = [MVTecAD(tmp_path, "screw"), Folder("screw", "good", tmp_path), Visa(tmp_path, "pcb1")]
 
-    assert list(name_parts(parts)) == ["MVTecAD_screw", "screw_screw", "pcb1"]
+    assert list(name_datamodules(datamodules)) == ["MVTecAD_screw", "screw_screw", "pcb1"]
 
 
 def test_same_category_twice_raises(tmp_path):
     """The same category of the same dataset is refused."""
     with pytest.raises(ValueError, match=r"\['MVTecAD_screw'\] more than once"):
-        name_parts([MVTecAD(tmp_path, "screw"), MVTecAD(tmp_path, "screw")])
+        name_datamodules([MVTecAD(tmp_path, "screw"), MVTecAD(tmp_path, "screw")])

@@ -18,7 +18,7 @@ ALL = "all"
 Argument = str | int | float | bool | Path | None
 
 
-def folder_parts(
+def folder_categories(
     root: Path, categories: Sequence[str] | str, arguments: Mapping[str, Argument]
 ) -> list[AnomalibDataModule]:
     """Build the datamodules of a folder of categories in MVTec layout.
@@ -47,7 +47,7 @@ def folder_parts(
     return [CategoryFolder(**{"root": root / name, **arguments}) for name in names]  # type: ignore[arg-type]
 
 
-def dataset_parts(
+def dataset_categories(
     dataset: str, categories: Sequence[str] | str, arguments: Mapping[str, Argument]
 ) -> list[AnomalibDataModule]:
     """Build the datamodules of a dataset that anomalib knows.
@@ -110,11 +110,11 @@ def choose_categories(categories: Sequence[str] | str, known: Sequence[str]) -> 
     return list(dict.fromkeys(wanted))
 
 
-def name_parts(parts: Iterable[AnomalibDataModule]) -> dict[str, AnomalibDataModule]:
+def name_datamodules(datamodules: Iterable[AnomalibDataModule]) -> dict[str, AnomalibDataModule]:
     """Name datamodules after their category, or their own name; those of equal name get their dataset in front.
 
     Args:
-        parts: Single-category datamodules.
+        datamodules: Single-category datamodules.
 
     Returns:
         The datamodules by name, in their order.
@@ -122,45 +122,48 @@ def name_parts(parts: Iterable[AnomalibDataModule]) -> dict[str, AnomalibDataMod
     Raises:
         ValueError: If two have the same dataset and category.
     """
-    parts = list(parts)
-    short = [part.category or part.name for part in parts]
-    names = [f"{part.name}_{name}" if short.count(name) > 1 else name for part, name in zip(parts, short, strict=True)]
+    datamodules = list(datamodules)
+    short = [datamodule.category or datamodule.name for datamodule in datamodules]
+    names = [
+        f"{datamodule.name}_{name}" if short.count(name) > 1 else name
+        for datamodule, name in zip(datamodules, short, strict=True)
+    ]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         msg = f"Expected every category once, got {twice} more than once; leave the others out or rename them."
         raise ValueError(msg)
-    return dict(zip(names, parts, strict=True))
+    return dict(zip(names, datamodules, strict=True))
 
 
-def setup_part(part: AnomalibDataModule) -> None:
+def setup_datamodule(datamodule: AnomalibDataModule) -> None:
     """Set up a datamodule, with text columns as they were before pandas 3.
 
     anomalib 2.7 allows pandas 3, but its ``MVTecAD2`` and ``MVTecLOCO`` fail on that version's text columns, which
     have NaN for None and take no lists.
 
     Args:
-        part: Single-category datamodule.
+        datamodule: Single-category datamodule.
     """
     if int(pd.__version__.split(".")[0]) < 3:
-        part.setup()
+        datamodule.setup()
         return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*future.infer_string")  # the option ends with pandas 4
         with pd.option_context("future.infer_string", False):  # noqa: FBT003
-            part.setup()
+            datamodule.setup()
 
 
-def data_for_test(part: AnomalibDataModule) -> AnomalibDataset:
+def data_for_test(datamodule: AnomalibDataModule) -> AnomalibDataset:
     """Get the dataset that a datamodule tests on.
 
     Args:
-        part: Single-category datamodule, set up.
+        datamodule: Single-category datamodule, set up.
 
     Returns:
         Its test data; ``MVTecAD2`` has several, of which only its dataloader tells which one is meant.
     """
-    if type(part).test_dataloader is AnomalibDataModule.test_dataloader:
-        return part.test_data
-    return part.test_dataloader().dataset
+    if type(datamodule).test_dataloader is AnomalibDataModule.test_dataloader:
+        return datamodule.test_data
+    return datamodule.test_dataloader().dataset
 
 
 def _takes_category(cls: object) -> bool:
