@@ -2,26 +2,29 @@
 """Evaluator that reports every category, their mean, and all images together."""
 
 import logging
-import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
 
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric, Evaluator
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from pandas import DataFrame
 from torch import Tensor
 
-from .category_scores import CategoryScores, gather
-from .report import MACRO, POOLED, CategoryRow, macro_row, print_line, print_table, to_scalars, write_report
-from .scores import PixelScores
+from anomalib_vqflow.naming import first_names
+
+from .category_metrics import CategoryMetrics
+from .results import MACRO, POOLED, print_results, save_results, to_frame, to_scalars
 
 logger = logging.getLogger(__name__)
 
-ANOMALIB_NAMES = ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score")
+ANOMALIB_NAMES = ["image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"]
 # Bound for AUROC. Padim, PatchCore and VQ-Flow with small random backbones had 1e-5 to 2e-4 on real images; on random
 # maps, AP and F1max were off by 3e-3 where the bound was 1.5e-3, and by 3e-2 where it was 1.2e-2.
 MAX_BINNING_ERROR = 1e-3
@@ -49,6 +52,10 @@ class CategoryEvaluator(Evaluator):
         val_metrics: Further metrics for validation.
         test_metrics: Further metrics for test.
         compute_on_cpu: Whether the further metrics are computed on the CPU.
+
+    Attributes:
+        results: Results of the last test: rows are categories, ``"macro"`` and ``"pooled"``; columns ``normal`` and
+            ``anomalous``, the numbers of images, and metrics as ``image_AUROC``; NaN where not evaluable.
     """
 
     def __init__(
@@ -60,18 +67,25 @@ class CategoryEvaluator(Evaluator):
     ) -> None:
         super().__init__(val_metrics, test_metrics, compute_on_cpu)
         self.aupimo = aupimo
-        self.results: dict[str, CategoryRow] = {}
-        self._scores: dict[str, CategoryScores] = {}
+        self.results = DataFrame()
+        self._metrics: defaultdict[str, CategoryMetrics] = defaultdict(partial(CategoryMetrics, aupimo))
         self._category_by_path: dict[str, str] = {}
-        self._raw_hook = _RawScores(self)
+        self._default_category = "all"
+        self._device = torch.device(
+            "cpu"
+        )  # where processes put their metrics together: GPUs send their own memory only
+        self._raw_scores = LambdaCallback(on_test_batch_end=self._collect_scores)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget earlier results, and place a hook before the post-processor."""
-        del pl_module
-        self._scores, self.results = {}, {}
-        self._category_by_path = dict(getattr(getattr(trainer, "datamodule", None), "category_by_path", {}))
-        self._raw_hook.collects = True
-        _set_callbacks(trainer, [self._raw_hook, *_others(trainer, self._raw_hook)])
+        """Forget earlier results, and place a callback before the post-processor, which sees raw scores."""
+        self.results = DataFrame()
+        self._metrics.clear()
+        datamodule = getattr(trainer, "datamodule", None)
+        self._category_by_path = getattr(datamodule, "category_by_path", {})
+        self._default_category = getattr(datamodule, "category", None) or "all"
+        self._device = pl_module.device if trainer.world_size > 1 else torch.device("cpu")
+        if self._raw_scores not in trainer.callbacks:  # type: ignore[attr-defined]  # it is after a test that failed
+            trainer.callbacks = [self._raw_scores, *trainer.callbacks]  # type: ignore[attr-defined]
 
     def on_test_batch_end(
         self,
@@ -84,122 +98,73 @@ class CategoryEvaluator(Evaluator):
     ) -> None:
         """Count the decisions of the model."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        if not self._raw_hook.collects:
-            self.collect_scores(trainer, batch)
-        for category, index in self._by_category(trainer, batch).items():
-            scores = self._scores[category]
+        if trainer is None:  # then no callback has seen the batch
+            self._collect_scores(trainer, pl_module, outputs, batch)
+        for category, index in self._by_category(batch).items():
+            metrics = self._metrics[category]
             if batch.pred_label is not None and batch.gt_label is not None:
-                scores.image_decisions.update(batch.pred_label[index], batch.gt_label[index])
+                metrics.image_decisions.update(batch.pred_label[index].bool().cpu(), batch.gt_label[index].bool().cpu())
             if batch.pred_mask is not None and batch.gt_mask is not None:
-                scores.pixel_decisions.update(_planes(batch.pred_mask)[index], _planes(batch.gt_mask)[index])
-
-    def collect_scores(self, trainer: Trainer | None, batch: ImageBatch) -> None:
-        """Collect the scores of a batch.
-
-        Args:
-            trainer: Trainer whose datamodule knows the categories, if there is one.
-            batch: Batch with raw predictions.
-        """
-        image_scores = _image_scores(batch)
-        for category, index in self._by_category(trainer, batch).items():
-            scores = self._scores.setdefault(category, CategoryScores(self.aupimo))
-            if image_scores is not None and batch.gt_label is not None:
-                scores.images.update(image_scores[index], batch.gt_label[index])
-            if batch.anomaly_map is not None and batch.gt_mask is not None:
-                scores.pixels = scores.pixels or PixelScores(self.aupimo)
-                scores.pixels.update(_planes(batch.anomaly_map)[index], _planes(batch.gt_mask)[index])
+                metrics.pixel_decisions.update(batch.pred_mask[index].bool().cpu(), batch.gt_mask[index].bool().cpu())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute, print, write and log the results."""
+        """Compute, log, print and write the results, and remove the callback."""
         super().on_test_epoch_end(trainer, pl_module)
-        self._raw_hook.collects = False
+        others = [callback for callback in trainer.callbacks if callback is not self._raw_scores]  # type: ignore[attr-defined]
+        trainer.callbacks = others  # type: ignore[attr-defined]  # a new list, as Lightning is walking through the old one
         self.results = self.compute()
-        self._scores = {}
-        if not self.results:
+        self._metrics.clear()
+        if self.results.empty:
             return
-        self._log_usual_names(trainer, pl_module)
-        if not trainer.is_global_zero:
-            return
-        for trainer_logger in trainer.loggers:
-            trainer_logger.log_metrics(to_scalars(self.results), step=trainer.global_step)
-        rows = self.results if len(self.results) > 3 else dict(list(self.results.items())[:1])  # one is mean and pool
-        print_table(rows, "Results per category")
-        try:
-            files = write_report(self.results, Path(trainer.default_root_dir))
-        except OSError as error:  # a full disk must not end a test whose results are printed
-            logger.warning("Could not write the results per category to %s: %s", trainer.default_root_dir, error)
-        else:
-            print_line(f"Written to {' and '.join(map(str, files))}")
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the hook."""
-        del pl_module
-        _set_callbacks(trainer, _others(trainer, self._raw_hook))
-
-    def compute(self) -> dict[str, CategoryRow]:
-        """Compute the results of what was collected, from all processes.
-
-        Returns:
-            Results by category, then ``"macro"`` and ``"pooled"``; empty if nothing was collected.
-        """
-        gathered = gather(self._scores)
-        if not gathered:
-            return {}
-        rows = {name: scores.row() for name, scores in sorted(gathered.items())}
-        pooled = CategoryScores(self.aupimo)
-        for name, scores in gathered.items():
-            pooled.merge(scores, pixels=scores.has_masks)
-            _warn_of_ties(name, scores)
-        return rows | {MACRO: macro_row(rows), POOLED: pooled.row()}
-
-    def _log_usual_names(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name in ANOMALIB_NAMES:
-            value = self.results[POOLED].metrics[name]
-            if math.isnan(value):
-                continue
+        for name, value in self.results.loc[POOLED, ANOMALIB_NAMES].dropna().items():
             pl_module.log(name, value, sync_dist=trainer.world_size > 1)  # equal in all processes
             if trainer.barebones:  # logging is off; anomalib's evaluator sets these itself, too
                 trainer.callback_metrics[name] = trainer.logged_metrics[name] = torch.tensor(value)
+        if trainer.is_global_zero:
+            for trainer_logger in trainer.loggers:
+                trainer_logger.log_metrics(to_scalars(self.results), step=trainer.global_step)
+            print_results(self.results)
+            save_results(self.results, Path(trainer.default_root_dir))
 
-    def _by_category(self, trainer: Trainer | None, batch: ImageBatch) -> dict[str, list[int]]:
-        datamodule = getattr(trainer, "datamodule", None)
-        fallback = getattr(datamodule, "category", None) or "all"
+    def compute(self) -> DataFrame:
+        """Compute the results over all processes, each of which has to call this; empty if nothing was collected."""
+        rows, pooled = {}, CategoryMetrics(self.aupimo).to(self._device)
+        for category in _in_all_processes(self._metrics):
+            metrics = self._metrics[category].to(self._device)
+            result = metrics.compute()
+            rows[category] = result.row
+            pooled.merge(metrics, pixels=result.has_masks)
+            if result.binning_error > MAX_BINNING_ERROR:
+                rank_zero_warn(
+                    f"Pixel AUROC of {category} may be off by up to {result.binning_error:.3f}, AP and F1max by a few "
+                    "times as much, because many values of its anomaly maps are (nearly) equal: they saturate, or lie "
+                    "far from zero in a narrow range."
+                )
+        return to_frame(rows, pooled.compute().row) if rows else DataFrame()
+
+    def _collect_scores(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: ImageBatch, *_: int
+    ) -> None:
+        del trainer, pl_module, outputs
+        image_scores = _image_scores(batch)
+        for category, index in self._by_category(batch).items():
+            metrics = self._metrics[category]
+            if image_scores is not None and batch.gt_label is not None:
+                metrics.image_scores.update(image_scores[index], batch.gt_label[index])
+            if batch.anomaly_map is not None and batch.gt_mask is not None:
+                metrics.update_pixel_scores(batch.anomaly_map[index], batch.gt_mask[index])
+
+    def _by_category(self, batch: ImageBatch) -> dict[str, list[int]]:
         members: dict[str, list[int]] = {}
         for index, path in enumerate(batch.image_path or [""] * batch.batch_size):
-            category = self._category_by_path.get(path) or category_of_path(path) or fallback
+            category = self._category_by_path.get(path) or category_of_path(path) or self._default_category
             category = f"{category}_" if category in {MACRO, POOLED} else category
             members.setdefault(category, []).append(index)
         return members
 
 
-class _RawScores(Callback):
-    """Hand every batch to the evaluator before the post-processor changes it."""
-
-    def __init__(self, evaluator: CategoryEvaluator) -> None:
-        self._collect = evaluator.collect_scores
-        self.collects = False
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: STEP_OUTPUT | None,
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        del pl_module, outputs, batch_idx, dataloader_idx
-        self._collect(trainer, batch)
-
-
 def category_of_path(path: str) -> str | None:
-    """Read the category from a path in MVTec layout.
-
-    Args:
-        path: Path of an image.
-
-    Returns:
-        The category, or None if the path has another layout.
+    """Read the category from a path in MVTec layout; None if the path has another layout.
 
     Example:
         >>> category_of_path("datasets/MVTecAD/bottle/test/good/000.png")
@@ -210,35 +175,20 @@ def category_of_path(path: str) -> str | None:
 
 
 def _image_scores(batch: ImageBatch) -> Tensor | None:
-    if batch.pred_score is not None:
-        scores = batch.pred_score.flatten()
-    elif batch.anomaly_map is not None:
-        scores = _planes(batch.anomaly_map).amax(dim=(1, 2))  # as anomalib's post-processor does
-    else:
-        return None
-    if scores.isnan().any():
+    scores = batch.pred_score if batch.pred_score is None else batch.pred_score.flatten()
+    if scores is None and batch.anomaly_map is not None:
+        scores = batch.anomaly_map.flatten(1).amax(dim=1)  # as anomalib's post-processor does
+    if scores is not None and scores.isnan().any():
         paths = [path for path, score in zip(batch.image_path or [], scores.tolist(), strict=False) if score != score]
-        logger.warning("The model gave NaN as score, which no threshold flags, for %s", ", ".join(paths) or "an image")
+        names = first_names(paths) or "an image"
+        logger.warning("The model gave NaN as score, which no threshold flags, for %s", names)
     return scores
 
 
-def _warn_of_ties(name: str, scores: CategoryScores) -> None:
-    error = scores.pixels.error() if scores.pixels is not None else 0.0
-    if error > MAX_BINNING_ERROR:
-        rank_zero_warn(
-            f"Pixel AUROC of {name} may be off by up to {error:.3f}, AP and F1max by a few times as much, because many "
-            "values of its anomaly maps are (nearly) equal: they saturate, or lie far from zero in a narrow range."
-        )
-
-
-def _others(trainer: Trainer, hook: Callback) -> list[Callback]:
-    return [callback for callback in trainer.callbacks if callback is not hook]  # type: ignore[attr-defined]
-
-
-def _set_callbacks(trainer: Trainer, callbacks: list[Callback]) -> None:
-    # A new list, because Lightning may be walking through the old one.
-    trainer.callbacks = callbacks  # type: ignore[attr-defined]
-
-
-def _planes(maps: Tensor) -> Tensor:
-    return maps.reshape(maps.shape[0], *maps.shape[-2:])
+def _in_all_processes(names: Iterable[str]) -> list[str]:
+    """Sort the names that any process has, so that all put their metrics together in the same order."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return sorted(names)
+    gathered: list[list[str]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(gathered, list(names))
+    return sorted({name for process in gathered for name in process})

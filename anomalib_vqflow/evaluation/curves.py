@@ -1,125 +1,97 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threshold metrics from counts of normal and anomalous scores; ties are handled exactly."""
+"""Metrics over all thresholds from histograms of normal and anomalous scores, by scikit-learn.
 
-from typing import NamedTuple
+A histogram has the number of scores per bin, ascending by score, shape ``(N,)``.
+"""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-Counts = NDArray[np.int64]
-NOT_EVALUABLE = float("nan")
-
-
-class ScoreCounts(NamedTuple):
-    """How many normal and anomalous scores have each value.
-
-    Attributes:
-        negatives: Normal scores per value, ascending by value, shape ``(V,)``.
-        positives: Anomalous scores per value, shape ``(V,)``.
-    """
-
-    negatives: Counts
-    positives: Counts
+Histogram = NDArray[np.int64] | NDArray[np.float64]
+AUPRO_LIMIT = 0.3  # largest false positive rate
+AUPIMO_LIMITS = (1e-5, 1e-4)  # false positive rates, anomalib's default
+NUM_RATES = 300
 
 
-class DetectionMetrics(NamedTuple):
-    """Metrics over all thresholds; each is NaN without both normal and anomalous scores.
-
-    Attributes:
-        auroc: Area under the ROC curve, 0 to 1.
-        average_precision: Step-wise area under the precision-recall curve, 0 to 1.
-        f1_max: Largest F1 score over the thresholds, 0 to 1.
-    """
-
-    auroc: float
-    average_precision: float
-    f1_max: float
-
-
-def count_scores(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> ScoreCounts:
-    """Count scores exactly, one value per distinct score.
-
-    Args:
-        scores: Anomaly scores, shape ``(N,)``.
-        labels: True where anomalous, shape ``(N,)``.
-
-    Returns:
-        The counts.
-
-    Example:
-        >>> count_scores(np.float32([3, 1, 3]), np.array([True, False, False])).negatives.tolist()
-        [1, 1]
-    """
-    values, inverse = np.unique(scores, return_inverse=True)
-    positives = np.bincount(inverse[labels], minlength=len(values))
-    return ScoreCounts(np.bincount(inverse[~labels], minlength=len(values)), positives)
-
-
-def detection_metrics(counts: ScoreCounts) -> DetectionMetrics:
+def curve_metrics(negatives: Histogram, positives: Histogram) -> dict[str, float]:
     """Compute AUROC, average precision and the best F1 score.
 
     A tie between a normal and an anomalous score counts half in AUROC and shares a threshold elsewhere.
 
     Args:
-        counts: Scores per value.
+        negatives: Histogram of normal scores.
+        positives: Histogram of anomalous scores.
 
     Returns:
-        The metrics, NaN if normal or anomalous scores are missing.
+        ``AUROC``, ``AP`` and ``F1Max``, 0 to 1, and ``AUROC_error``, 0 to 0.5: how far AUROC can lie from its exact
+        value because different scores share a bin. All are NaN if normal or anomalous scores are missing.
 
     Example:
-        >>> detection_metrics(ScoreCounts(np.array([2, 1, 0]), np.array([0, 1, 1]))).auroc
-        0.9166666666666666
+        >>> round(curve_metrics(np.array([2, 1, 0]), np.array([0, 1, 1]))["AUROC"], 4)
+        0.9167
     """
-    true_positives, false_positives = np.cumsum(counts.positives[::-1]), np.cumsum(counts.negatives[::-1])
-    num_positives, num_negatives = _totals(counts)
-    if not num_positives or not num_negatives:
-        return DetectionMetrics(NOT_EVALUABLE, NOT_EVALUABLE, NOT_EVALUABLE)
-    higher_positives = true_positives[::-1] - counts.positives / 2
-    auroc = float(counts.negatives @ higher_positives) / (num_positives * num_negatives)
-    flagged = true_positives + false_positives
-    precision = np.divide(true_positives, flagged, out=np.ones(len(flagged)), where=flagged > 0)
-    average_precision = float(counts.positives[::-1] @ precision) / num_positives
-    f1_max = float(np.max(2 * true_positives / (flagged + num_positives)))
-    return DetectionMetrics(auroc, average_precision, f1_max)
+    if not (negatives.any() and positives.any()):
+        return dict.fromkeys(("AUROC", "AP", "F1Max", "AUROC_error"), float("nan"))
+    samples = _weighted_samples(negatives, positives)
+    precision, recall, _ = precision_recall_curve(**samples)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    return {
+        "AUROC": float(roc_auc_score(**samples)),
+        "AP": float(average_precision_score(**samples)),
+        "F1Max": float(f1.max()),
+        "AUROC_error": float(negatives @ (positives / 2)) / (int(negatives.sum()) * int(positives.sum())),
+    }
 
 
-def tie_error(counts: ScoreCounts) -> float:
-    """Bound how far AUROC can lie from its exact value because different scores share a bin.
+def aupro(negatives: Histogram, region_overlaps: Histogram) -> float:
+    """Compute AUPRO: mean overlap with the defects, averaged over false positive rates up to 0.3.
+
+    Where each pixel of a defect counts 1 / area, the mean overlap is a true positive rate: AUPRO is a partial AUROC.
 
     Args:
-        counts: Scores per bin.
+        negatives: Histogram of normal pixels.
+        region_overlaps: Histogram of the pixels of defects, each weighted with 1 / area of its defect.
 
     Returns:
-        Largest possible absolute error of AUROC, 0 to 0.5; NaN if normal or anomalous scores are missing.
+        The area divided by 0.3, 0 to 1; NaN without normal pixels or defects.
     """
-    num_positives, num_negatives = _totals(counts)
-    if not num_positives or not num_negatives:
-        return NOT_EVALUABLE
-    return float(counts.negatives @ (counts.positives / 2)) / (num_positives * num_negatives)
+    if not (negatives.any() and region_overlaps.any()):
+        return float("nan")
+    rescaled = roc_auc_score(**_weighted_samples(negatives, region_overlaps), max_fpr=AUPRO_LIMIT)
+    chance = AUPRO_LIMIT / 2  # what a diagonal has; scikit-learn maps it to 0.5, and 1 to 1 (McClish, 1989)
+    return float(chance + (2 * rescaled - 1) * (1 - chance))
 
 
-def region_overlap(negatives: Counts, overlaps: NDArray[np.float64], num_regions: int, limit: float) -> float:
-    """Compute AUPRO: mean overlap with the defects, averaged over false positive rates up to a limit.
+def aupimo(normal: Histogram, defects: Histogram, num_normal_pixels: int) -> float:
+    """Compute AUPIMO: share of the defect that is found in an image, averaged at false positive rates of 1e-5 to 1e-4.
+
+    Source: Bertoldo et al., AUPIMO, 2024, https://arxiv.org/abs/2401.01984. Unlike anomalib's ``AUPIMO``, thresholds
+    are where the scores of normal pixels are. As all images share them, the mean of their curves needs no map.
 
     Args:
-        negatives: Normal pixels per bin, ascending, shape ``(V,)``.
-        overlaps: Pixels of defects per bin, each weighted with 1 / area of its defect, shape ``(V,)``.
-        num_regions: Number of defects, that is of connected regions.
-        limit: Largest false positive rate, in (0, 1].
+        normal: Histogram of the pixels of normal images, each weighted with 1 / pixels of its image.
+        defects: Histogram of anomalous pixels, each weighted with 1 / anomalous pixels of its image.
+        num_normal_pixels: Number of pixels of normal images.
 
     Returns:
-        The area divided by ``limit``, 0 to 1; NaN without normal pixels or defects.
+        The mean over images and the logarithm of the false positive rate, 0 to 1; NaN without anomalous pixels or with
+        fewer normal ones than the lower rate needs.
     """
-    total = int(negatives.sum())
-    if not num_regions or not total:
-        return NOT_EVALUABLE
-    rate = np.concatenate([[0.0], np.cumsum(negatives[::-1]) / total])
-    overlap = np.concatenate([[0.0], np.cumsum(overlaps[::-1]) / num_regions])
-    last = int(np.searchsorted(rate, limit, side="right"))
-    at_limit = float(np.interp(limit, rate, overlap))
-    rate, overlap = np.append(rate[:last], limit), np.append(overlap[:last], at_limit)
-    return float(np.sum(np.diff(rate) * (overlap[1:] + overlap[:-1]) / 2)) / limit
+    lower, upper = AUPIMO_LIMITS
+    if not defects.any() or num_normal_pixels * lower < 1:
+        return float("nan")
+    thresholds = np.flatnonzero(normal)[::-1]
+    rates = np.cumsum(normal[thresholds]) / normal.sum()
+    found = (np.cumsum(defects[::-1]) / defects.sum())[::-1][thresholds]
+    curve = np.interp(np.linspace(np.log(lower), np.log(upper), NUM_RATES), np.log(rates), found)
+    return float((curve[1:] + curve[:-1]).mean() / 2)
 
 
-def _totals(counts: ScoreCounts) -> tuple[int, int]:
-    return int(counts.positives.sum()), int(counts.negatives.sum())
+def _weighted_samples(negatives: Histogram, positives: Histogram) -> dict[str, NDArray[Any]]:
+    """Turn two histograms into scikit-learn's arguments: one weighted sample per label and filled bin."""
+    histograms = np.stack([negatives, positives])
+    labels, bins = np.nonzero(histograms)
+    return {"y_true": labels, "y_score": bins, "sample_weight": histograms[labels, bins]}
