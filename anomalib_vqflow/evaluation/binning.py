@@ -43,11 +43,6 @@ def histogram(bins: Tensor, weights: Tensor | None = None) -> Tensor:
     return torch.bincount(bins, weights, minlength=NUM_BINS)
 
 
-def empty_histogram(dtype: torch.dtype) -> Tensor:
-    """Make a histogram without scores that takes the memory of one number."""
-    return torch.zeros((), dtype=dtype).expand(NUM_BINS)
-
-
 def _leading_bits(values: Tensor) -> Tensor:
     bits = values.view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative floats are in reverse order

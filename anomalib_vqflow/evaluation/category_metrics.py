@@ -69,9 +69,7 @@ class CategoryMetrics(nn.Module):
 
     def compute(self) -> CategoryResult:
         """Compute the results over all processes; each of them has to call this."""
-        with (
-            warnings.catch_warnings()
-        ):  # torchmetrics misses an update of what is merged or of a process without images
+        with warnings.catch_warnings():  # what is merged, or of a process without images, was never updated
             warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
             image, pixel = self.image_scores.compute(), self.pixel_scores.compute()
             row = {

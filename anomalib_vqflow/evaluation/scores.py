@@ -7,8 +7,9 @@ from anomalib.utils.cv.connected_components import connected_components_cpu
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-from .binning import empty_histogram, histogram
+from .binning import NUM_BINS, histogram
 from .curves import aupimo, aupro, curve_metrics
 
 
@@ -42,11 +43,8 @@ class ImageScores(Metric):
             for scores in (self.normal, self.anomalous)
         )
         _, bins = np.unique(np.concatenate([normal, anomalous]), return_inverse=True)  # one bin for each distinct score
-        negatives, positives = np.split(bins, [len(normal)])
-        metrics = curve_metrics(
-            np.bincount(negatives, minlength=len(bins)), np.bincount(positives, minlength=len(bins))
-        )
-        return {"normal": len(normal), "anomalous": len(anomalous), **metrics}
+        negatives, positives = (np.bincount(part, minlength=len(bins)) for part in np.split(bins, [len(normal)]))
+        return {"normal": len(normal), "anomalous": len(anomalous), **curve_metrics(negatives, positives)}
 
 
 class PixelScores(Metric):
@@ -65,14 +63,15 @@ class PixelScores(Metric):
     num_normal_pixels: Tensor
 
     def __init__(self, aupimo: bool) -> None:
-        super().__init__()
+        super().__init__(dist_sync_fn=_gather_histograms)
         self.aupimo = aupimo
-        self.add_state("negatives", empty_histogram(torch.int64), dist_reduce_fx="sum")
-        self.add_state("positives", empty_histogram(torch.int64), dist_reduce_fx="sum")
-        self.add_state("region_overlaps", empty_histogram(torch.float64), dist_reduce_fx="sum")
+        # One zero, which broadcasts: a category without masks needs no memory, and torchmetrics keeps a copy.
+        self.add_state("negatives", torch.zeros(1, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("positives", torch.zeros(1, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("region_overlaps", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="sum")
         if aupimo:
-            self.add_state("normal_shares", empty_histogram(torch.float64), dist_reduce_fx="sum")
-            self.add_state("defect_shares", empty_histogram(torch.float64), dist_reduce_fx="sum")
+            self.add_state("normal_shares", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state("defect_shares", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state("num_normal_pixels", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, bins: Tensor, masks: Tensor) -> None:
@@ -92,7 +91,7 @@ class PixelScores(Metric):
             return
         inside, images = bins[masks], masks.nonzero()[:, 0]
         regions = connected_components_cpu(masks[:, None].int())[:, 0][masks]
-        regions = regions + images * (regions.max() + 1)  # all masks without background have label 0
+        regions = regions + images * (regions.max() + 1)  # anomalib gives every full mask the label 0
         self.positives = self.positives + histogram(inside)
         self.region_overlaps = self.region_overlaps + histogram(inside, _shares(regions))
         if self.aupimo:
@@ -106,6 +105,11 @@ class PixelScores(Metric):
         if self.aupimo:
             metrics["AUPIMO"] = aupimo(state["normal_shares"], state["defect_shares"], int(state["num_normal_pixels"]))
         return {**metrics, "anomalous": int(state["positives"].sum())}
+
+
+def _gather_histograms(state: Tensor, group: object = None) -> list[Tensor]:
+    """Gather a state of all processes, of which some may have no pixels: zeros in full, so that shapes agree."""
+    return gather_all_tensors(state.expand(NUM_BINS) if state.ndim else state, group)
 
 
 def _shares(groups: Tensor) -> Tensor:

@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import math
+import pickle
 import warnings
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import Padim
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.metrics import roc_auc_score
+from torch import distributed, multiprocessing
 
 from anomalib_vqflow import MultiCategory, VQFlow
 from anomalib_vqflow.evaluation.category_evaluator import CategoryEvaluator, category_of_path
 from tests.data.folders import make_category
 from tests.tiny import tiny_model
 
-NAMES = ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score")
+NAMES = ["image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"]
 
 
 class LoudPadim(Padim):
@@ -27,6 +30,18 @@ class LoudPadim(Padim):
     def test_step(self, batch, *args, **kwargs):
         batch = super().test_step(batch, *args, **kwargs)
         return batch.update(pred_score=batch.pred_score * 100, anomaly_map=batch.anomaly_map * 100 - 50)
+
+
+class FailingPadim(Padim):
+    """Padim whose test fails at its second batch, if asked to."""
+
+    fails = False
+
+    def test_step(self, batch, batch_idx, *args, **kwargs):
+        if self.fails and batch_idx == 1:
+            msg = "a failing test"
+            raise RuntimeError(msg)
+        return super().test_step(batch, batch_idx, *args, **kwargs)
 
 
 def padim(model_class=Padim, evaluator=None, **arguments):
@@ -65,19 +80,19 @@ def test_results_of_all_categories(root, tmp_path):
     engine, logged = fit_and_test(model, MultiCategory(root, num_workers=0), tmp_path)
 
     results = model.evaluator.results
-    assert list(results) == ["bolt", "nut", "plate", "macro", "pooled"]
-    assert [(row.normal, row.anomalous) for row in results.values()] == [(4, 5), (4, 5), (3, 0), (11, 10), (11, 10)]
-    assert math.isnan(results["plate"].metrics["image_AUROC"])
-    assert math.isnan(results["bolt"].metrics["pixel_AUROC"])
+    assert list(results.index) == ["bolt", "nut", "plate", "macro", "pooled"]
+    counts = [(4, 5), (4, 5), (3, 0), (11, 10), (11, 10)]
+    assert [*results[["normal", "anomalous"]].itertuples(index=False, name=None)] == counts
+    assert math.isnan(results.loc["plate", "image_AUROC"])
+    assert math.isnan(results.loc["bolt", "pixel_AUROC"])
     for metric in ("pixel_AUROC", "pixel_AP", "pixel_F1Max", "pixel_AUPRO"):
-        value = results["nut"].metrics[metric]
+        value = results.loc["nut", metric]
         assert 0 < value <= 1
-        assert results["macro"].metrics[metric] == results["pooled"].metrics[metric] == value
-    mean = (results["bolt"].metrics["image_AUROC"] + results["nut"].metrics["image_AUROC"]) / 2
-    assert results["macro"].metrics["image_AUROC"] == pytest.approx(mean)
-    assert {name: results["pooled"].metrics[name] for name in NAMES} == pytest.approx(logged)
+        assert results.loc["macro", metric] == results.loc["pooled", metric] == value
+    assert results.loc["macro", "image_AUROC"] == pytest.approx(results.loc[["bolt", "nut"], "image_AUROC"].mean())
+    assert dict(results.loc["pooled", NAMES]) == pytest.approx(logged)
     written = json.loads(Path(engine.trainer.default_root_dir, "category_metrics.json").read_text())
-    assert written["nut"]["image_AUROC"] == results["nut"].metrics["image_AUROC"]
+    assert written["nut"]["image_AUROC"] == pytest.approx(results.loc["nut", "image_AUROC"], abs=1e-15)
     assert written["plate"]["image_AUROC"] is None
 
 
@@ -94,7 +109,7 @@ def test_scores_are_raw_even_where_the_post_processor_clamps(root, tmp_path):
             scores += raw.pred_score.flatten().tolist()
             labels += batch.gt_label.tolist()
     assert model.post_processor.image_max < 100, "the test's scores are clamped by the post-processor"
-    assert model.evaluator.results["pooled"].metrics["image_AUROC"] == pytest.approx(roc_auc_score(labels, scores))
+    assert model.evaluator.results.loc["pooled", "image_AUROC"] == pytest.approx(roc_auc_score(labels, scores))
 
 
 def test_plain_metrics_agree_with_those_of_anomalib(root, tmp_path):
@@ -143,7 +158,7 @@ def test_single_category_datamodules_work(root, tmp_path):
     """anomalib's own datamodules are reported under their category, or as a whole."""
     model = padim()
     _, logged = fit_and_test(model, MVTecAD(root, "nut", num_workers=0), tmp_path)
-    assert list(model.evaluator.results) == ["nut", "macro", "pooled"]
+    assert list(model.evaluator.results.index) == ["nut", "macro", "pooled"]
     assert {*logged} == {*NAMES}
 
     model = padim()
@@ -153,15 +168,30 @@ def test_single_category_datamodules_work(root, tmp_path):
 
 
 def test_second_test_forgets_the_first(root, tmp_path):
-    """A second test has the results of the first, and leaves no hook behind."""
+    """A second test has the results of the first, and leaves no callback behind."""
     model, datamodule = padim(), MultiCategory(root, num_workers=0)
     engine, _ = fit_and_test(model, datamodule, tmp_path)
     first = model.evaluator.results
 
     engine.test(model, datamodule=datamodule)
 
-    assert model.evaluator.results["pooled"] == first["pooled"]
-    assert sum(type(callback).__name__ == "_RawScores" for callback in engine.trainer.callbacks) == 0
+    pd.testing.assert_frame_equal(model.evaluator.results, first)
+    assert not [callback for callback in engine.trainer.callbacks if isinstance(callback, LambdaCallback)]
+
+
+def test_test_after_a_failed_one_counts_every_image_once(root, tmp_path):
+    """A test that fails leaves nothing that the next one would count."""
+    model, datamodule = padim(FailingPadim), MultiCategory(root, num_workers=0, eval_batch_size=4)
+    engine, _ = fit_and_test(model, datamodule, tmp_path)
+    first = model.evaluator.results
+
+    model.fails = True
+    with pytest.raises(RuntimeError, match="a failing test"):
+        engine.test(model, datamodule=datamodule)
+    model.fails = False
+    engine.test(model, datamodule=datamodule)
+
+    pd.testing.assert_frame_equal(model.evaluator.results, first)
 
 
 def test_aupimo_is_reported_on_request(root, tmp_path):
@@ -169,17 +199,16 @@ def test_aupimo_is_reported_on_request(root, tmp_path):
     model = padim(evaluator=CategoryEvaluator(aupimo=True))
     fit_and_test(model, MultiCategory(root, num_workers=0), tmp_path)
 
-    values = [row.metrics["pixel_AUPIMO"] for row in model.evaluator.results.values()]
-    assert all(math.isnan(value) for value in values), "the test's images are too small for it"
+    assert model.evaluator.results["pixel_AUPIMO"].isna().all(), "the test's images are too small for it"
 
 
 def test_results_that_cannot_be_written_do_not_end_the_test(root, tmp_path, monkeypatch, caplog):
     """A full disk costs the files, not the test."""
 
-    def full_disk(rows, folder):
+    def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("anomalib_vqflow.evaluation.category_evaluator.write_report", full_disk)
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full_disk)
     _, logged = fit_and_test(padim(), MultiCategory(root, num_workers=0), tmp_path)
 
     assert "No space left" in caplog.text
@@ -204,9 +233,9 @@ def test_works_without_a_trainer():
     evaluator.on_test_batch_end(None, None, None, batch, 0)
     results = evaluator.compute()
 
-    assert list(results) == ["macro_", "nut", "macro", "pooled"], "a category must not be taken for the mean"
-    assert results["macro"].metrics["image_AUROC"] == 1.0
-    assert np.isnan(results["nut"].metrics["image_F1Score"]), "there were no decisions"
+    assert list(results.index) == ["macro_", "nut", "macro", "pooled"], "a category must not be taken for the mean"
+    assert results.loc["macro", "image_AUROC"] == 1.0
+    assert math.isnan(results.loc["nut", "image_F1Score"]), "there were no decisions"
 
 
 def test_maps_alone_give_image_scores_and_nan_is_reported(caplog):
@@ -223,7 +252,7 @@ def test_maps_alone_give_image_scores_and_nan_is_reported(caplog):
 
     evaluator.on_test_batch_end(None, None, None, batch, 0)
 
-    assert evaluator.compute()["all"].metrics["image_AUROC"] == 1.0
+    assert evaluator.compute().loc["all", "image_AUROC"] == 1.0
     assert "c.png" in caplog.text
 
 
@@ -263,7 +292,7 @@ def test_pooled_pixels_are_all_whose_masks_are_known():
         evaluator.on_test_batch_end(None, None, None, batch_of("nut", masks, maps, [0, 1]), 0)
         for name, labels in categories:
             evaluator.on_test_batch_end(None, None, None, batch_of(name, empty, loud, labels), 0)
-        pooled.append(evaluator.compute()["pooled"].metrics["pixel_AUROC"])
+        pooled.append(evaluator.compute().loc["pooled", "pixel_AUROC"])
 
     alone, with_clean, with_unknown = pooled
     assert alone == with_unknown == 1.0
@@ -303,4 +332,70 @@ def test_model_from_a_checkpoint_reports_per_category(root, tmp_path):
     restored = VQFlow.load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path)
     Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False).test(restored, datamodule=datamodule)
 
-    assert restored.evaluator.results["pooled"].metrics == pytest.approx(model.evaluator.results["pooled"].metrics)
+    pd.testing.assert_frame_equal(restored.evaluator.results, model.evaluator.results)
+
+
+def test_nothing_collected_has_no_results():
+    """Without a batch, the results are empty."""
+    assert CategoryEvaluator().compute().empty
+
+
+def test_evaluators_can_be_copied_and_sent_to_processes():
+    """An evaluator with scores goes through pickle, as a launcher that spawns processes needs."""
+    evaluator = CategoryEvaluator()
+    evaluator.on_test_batch_end(None, None, None, random_batch("nut", 0), 0)
+
+    sent = pickle.loads(pickle.dumps(evaluator))
+
+    pd.testing.assert_frame_equal(sent.compute(), evaluator.compute())
+
+
+def random_batch(category, seed, masks=True, images=4, size=160):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(images) % 2
+    mask = torch.zeros(images, size, size, dtype=torch.bool)
+    mask[labels == 1, 2:40, 5 : 20 + 20 * seed] = True
+    maps = torch.rand(mask.shape, generator=generator) + 0.5 * mask
+    return ImageBatch(
+        image=torch.zeros(images, 3, 8, 8),
+        image_path=[f"{category}/test/x/{index}.png" for index in range(images)],
+        pred_score=100 * torch.rand(images, generator=generator) + labels,
+        pred_label=torch.rand(images, generator=generator) > 0.5,
+        pred_mask=maps > 0.9,
+        anomaly_map=maps,
+        gt_label=labels,
+        gt_mask=mask if masks else None,
+    )
+
+
+def share_of(rank):
+    """Return batches of one of two processes: only the second has bolts, only the first disks, without masks."""
+    nut = random_batch("nut", rank)
+    return [nut, random_batch("bolt", 2)] if rank else [nut, random_batch("disk", 3, masks=False)]
+
+
+def evaluate(batches):
+    evaluator = CategoryEvaluator(aupimo=True)
+    for batch in batches:
+        evaluator.on_test_batch_end(None, None, None, batch, 0)
+    return evaluator.compute()
+
+
+def evaluate_in_process(rank, folder):
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    evaluate(share_of(rank)).to_pickle(folder / f"{rank}.pkl")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_report_what_one_process_reports(tmp_path):
+    """Two processes with different categories both report what one process with all images does, bar rounding."""
+    multiprocessing.spawn(evaluate_in_process, (tmp_path,), nprocs=2)
+
+    results = [pd.read_pickle(tmp_path / f"{rank}.pkl") for rank in range(2)]
+    pd.testing.assert_frame_equal(results[0], results[1], check_exact=True)
+    expected = evaluate([*share_of(0), *share_of(1)])
+    assert list(expected.index) == ["bolt", "disk", "nut", "macro", "pooled"]
+    assert expected.loc["nut"].notna().all()
+    assert expected.loc["disk"].isna().any()
+    pd.testing.assert_frame_equal(results[0], expected, rtol=0, atol=1e-12)
