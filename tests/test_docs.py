@@ -19,14 +19,13 @@ from anomalib.data import AnomalibDataModule
 from jsonargparse import ArgumentParser
 
 from anomalib_vqflow import VQFlow
-from anomalib_vqflow.pictures.command import main as report
 
 from .data.folders import make_category
 from .tiny import tiny_root
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = "anomalib_vqflow|benchmarks|configs|docs|examples|tests"
+FOLDERS = "anomalib_vqflow|backbone_training|benchmarks|configs|docs|examples|tests"
 SETUP = ("venv", ".ci/")  # commands that install, or run the tests themselves
 MAX_README_WORDS = 1500
 
@@ -55,7 +54,7 @@ python() {
     if [ "$1" = examples/train.py ]; then small=(--backbone vqflow_tiny --input-size 64 --epochs 1); fi
     "$PYTHON" "$@" "${small[@]}"
 }
-vqflow-report() { "$PYTHON" -c 'from anomalib_vqflow.pictures.command import main; main()' "$@"; }
+vqflow-report() { "$PYTHON" -m anomalib_vqflow.report "$@"; }
 vqflow-config() { "$PYTHON" -c 'from anomalib_vqflow.configuration import main; main()' "$@"; }
 """
 
@@ -125,7 +124,10 @@ def parse_only(monkeypatch):
             patch.setattr(argparse.ArgumentParser, "parse_args", parse_all)
             patch.setattr(sys, "argv", rest if program == "python" else command)
             with pytest.raises(ParsedError):
-                report() if program == "vqflow-report" else runpy.run_path(str(ROOT / rest[0]), run_name="__main__")
+                if program == "vqflow-report":
+                    runpy.run_module("anomalib_vqflow.report", run_name="__main__")
+                else:
+                    runpy.run_path(str(ROOT / rest[0]), run_name="__main__")
 
     monkeypatch.syspath_prepend(ROOT / "benchmarks")  # scripts there share helpers
     return parse
@@ -158,6 +160,7 @@ def test_commands_in_prose_and_blocks_are_found():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # eight programs, one after the other
 def test_commands_of_the_readme_run(tmp_path):
     """From training to the report and the exported model, as they stand, in a shell, one after the other."""
     for name in ("bottle", "nut"):
