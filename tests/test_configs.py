@@ -158,7 +158,7 @@ def test_quick_start_needs_no_network(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"needs the images in {SHARED / 'data'}")
 def test_shared_data_builds(tmp_path, monkeypatch):
-    """The configuration of the results on real images finds its eight categories and its weights beside the checkout."""
+    """The configuration of the results on real images finds its categories and its weights beside the checkout."""
     monkeypatch.chdir(ROOT)
     _, model, datamodule = Engine.from_config(CONFIGS["shared_data"], default_root_dir=tmp_path)
     datamodule.setup()

@@ -9,6 +9,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,6 +29,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 FOLDERS = "anomalib_vqflow|backbone_training|benchmarks|configs|docs|examples|tests"
 SETUP = ("venv", ".ci/")  # commands that install, or run the tests themselves
 MAX_README_WORDS = 1500
+NONE = "\N{EN DASH}"  # in the table of arguments
 
 # Instead of running, each command is printed; vqflow-config, whose output goes into others, is real.
 RECORD = r"""
@@ -73,10 +75,11 @@ def prose(document):
     return re.sub(r"^```.*?^```", "", read(document), flags=re.MULTILINE | re.DOTALL)
 
 
-def bash(script, folder, **variables):
-    variables = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **variables}
+def bash(script, folder):
+    variables = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(["bash", "-c", script], cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    options = {"cwd": folder, "env": variables, "capture_output": True, "text": True}
+    done = subprocess.run(["bash", "-c", script], check=False, **options)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return done.stdout
 
@@ -90,54 +93,58 @@ def commands(document):
     inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(document))]
     inline = [code for code in inline if re.match(r"(anomalib \w+ --|python \w+/|vqflow-report )", code)]
     whole = [code for code in inline if "..." not in code]
-    return [shlex.split(line) for line in bash(RECORD + "\n".join([*shell_blocks(document), *whole]), ROOT).splitlines()]
+    lines = bash(RECORD + "\n".join([*shell_blocks(document), *whole]), ROOT).splitlines()
+    return [shlex.split(line) for line in lines]
 
 
 class ParsedError(Exception):
     """A command line was understood."""
 
 
+def parse_known_args(parser, args=None, namespace=None):
+    PARSE(parser, args, namespace)
+    raise ParsedError
+
+
+def parse_args(parser, args=None, namespace=None):
+    _, rest = PARSE(parser, args, namespace)
+    if rest:
+        parser.error(f"unknown: {rest}")
+    raise ParsedError
+
+
+PARSE = argparse.ArgumentParser.parse_known_args
+
+
 @pytest.fixture
-def parse_only(monkeypatch):
-    """Let programs stop when they have understood their command line."""
-    parse_known_args = argparse.ArgumentParser.parse_known_args
+def parse(monkeypatch):
+    """Return a function that starts a program and stops it when it has understood its command line."""
+    monkeypatch.setattr(AnomalibCLI, "instantiate_classes", lambda _: None)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # scripts there share helpers
 
-    def parse_some(parser, args=None, namespace=None):
-        parse_known_args(parser, args, namespace)
-        raise ParsedError
-
-    def parse_all(parser, args=None, namespace=None):
-        _, rest = parse_known_args(parser, args, namespace)
-        if rest:
-            parser.error(f"unknown: {rest}")
-        raise ParsedError
-
-    def parse(command):
-        program, *rest = command
+    def start(program, *arguments):
         if program == "anomalib":
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(AnomalibCLI, "instantiate_classes", lambda _: None)
-                AnomalibCLI(rest, run=False)
+            AnomalibCLI(arguments, run=False)
             return
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(argparse.ArgumentParser, "parse_known_args", parse_some)
-            patch.setattr(argparse.ArgumentParser, "parse_args", parse_all)
-            patch.setattr(sys, "argv", rest if program == "python" else command)
-            with pytest.raises(ParsedError):
+        with monkeypatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
+            patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+            patch.setattr(sys, "argv", list(arguments) if program == "python" else [program, *arguments])
+            with suppress(ParsedError):
                 if program == "vqflow-report":
                     runpy.run_module("anomalib_vqflow.report", run_name="__main__")
                 else:
-                    runpy.run_path(str(ROOT / rest[0]), run_name="__main__")
+                    runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+                pytest.fail(f"{program} {arguments} has no command line.")
 
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # scripts there share helpers
-    return parse
+    return start
 
 
 # Commands
 
 
 @every_document
-def test_commands_are_understood(document, parse_only, tmp_path, monkeypatch):
+def test_commands_are_understood(document, parse, tmp_path, monkeypatch):
     """Every command line has a program that accepts it, down to the last argument."""
     monkeypatch.chdir(tmp_path)
     for block in blocks(document, "yaml"):
@@ -146,9 +153,10 @@ def test_commands_are_understood(document, parse_only, tmp_path, monkeypatch):
         if command[:2] == ["python", "-m"]:
             continue
         try:
-            parse_only(command)
+            parse(*command)
         except SystemExit as stop:
-            assert not stop.code, command
+            if stop.code:
+                pytest.fail(f"{shlex.join(command)} is not understood.")
 
 
 def test_commands_in_prose_and_blocks_are_found():
@@ -238,7 +246,7 @@ def test_the_published_values_are_in_the_table(name):
     """A dash is for what the published configuration does not say."""
     published = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())["model"]["init_args"]
     table = table_of_arguments()
-    assert {name: value(cell) for name, (_, cell) in table.items() if cell != "–"} == published
+    assert {name: value(cell) for name, (_, cell) in table.items() if cell != NONE} == published
 
 
 # Files, links and words
