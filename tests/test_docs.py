@@ -260,6 +260,8 @@ def test_the_readme_is_short():
 @every_document
 def test_files_exist(document):
     """Every file and folder of the repository that a document names is there."""
+    if document.name == "CHANGELOG.md":
+        pytest.skip("names files of the past, too")
     names = set(re.findall(rf"\b(?:{FOLDERS})/[\w/.]*\w", read(document)))
     assert not [name for name in names if not (ROOT / name).exists()]
 
