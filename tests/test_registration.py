@@ -355,7 +355,7 @@ def environment(request, wheel, everything_else, tmp_path_factory):
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    kept = {".py", ".typed", ".safetensors"}
+    kept = {".html", ".py", ".typed", ".safetensors"}
     expected = {
         str(path.relative_to(ROOT)) for path in (ROOT / "anomalib_vqflow").rglob("*") if path.suffix in kept
     } | {"anomalib_vqflow_hook.py"}
