@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from anomalib.engine import Engine
@@ -21,6 +22,30 @@ from .reference import SHARED
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
 PUBLISHED = {"mvtec_ad": 15, "visa": 12}  # categories
+PAPER_AND_RELEASE = {
+    "backbone": "convnextv2_base",
+    "layers": None,
+    "pre_trained": True,
+    "input_size": [384, 384],
+    "concept_dim": 512,
+    "num_concepts": 32,
+    "concept_novelty": 0.0,
+    "position_dim": 64,
+    "num_patterns": 512,
+    "quantization": "residual",
+    "use_patterns": True,
+    "flow_steps": [2, 5, 8],
+    "hidden_dim": None,
+    "affine_clamp": 1.9,
+    "use_concept_gaussian": True,
+    "use_fusion": True,
+    "use_whitening": False,
+    "commitment_weight": 1.0,
+    "lr": 1e-4,
+    "warmup_ratio": 10 / 60,
+    "lr_schedule": "constant",
+    "top_k_ratio": 0.03,
+}
 NARROW = {
     "model.backbone": "test_convnext2",
     "model.concept_dim": 16,
@@ -60,26 +85,54 @@ def small_data(name, folder):
     return {"data.root": folder}
 
 
-def test_the_issue_names_these_configurations():
+def arguments(name):
+    return read(name)["model"]["init_args"]
+
+
+def plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_there_is_a_configuration_for_every_use():
     """There is one for the published results, for own data, for the quick start, and for a CPU."""
     assert {"mvtec_ad", "visa", "folder", "quick_start", "light_cpu"} <= set(CONFIGS)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_configurations_are_the_defaults(name):
-    """What the published configurations say of the model is what it does without being told."""
-    defaults = inspect.signature(VQFlow).parameters
-    for argument, value in read(name)["model"]["init_args"].items():
-        default = defaults[argument].default
-        assert value == (list(default) if isinstance(default, tuple) else default), argument
+def test_published_configurations_are_the_paper_and_the_release(name):
+    """They say everything that decides what the model is and how it learns, whatever the defaults are."""
+    assert arguments(name) == {**PAPER_AND_RELEASE, "score_map": "likelihood"}  # theirs are two maps; see the file
+    components = {"pre_processor", "post_processor", "evaluator", "visualizer"}
+    without_effect = {"whitening_noise"}  # there is no whitening
+    assert arguments(name).keys() == inspect.signature(VQFlow).parameters.keys() - components - without_effect
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_training(name):
-    """The published training has 60 passes in batches of 16."""
+    """The published training has 60 epochs in batches of 16, a warm-up of 10, and gradients clipped at norm 2."""
     config = read(name)
     assert config["trainer"]["max_epochs"] == 60
+    assert config["trainer"]["gradient_clip_val"] == 2
     assert config["data"]["init_args"]["train_batch_size"] == 16
+    assert round(60 * arguments(name)["warmup_ratio"]) == 10
+
+
+@pytest.mark.slow
+def test_the_published_model_has_the_published_size():
+    """The flow side of the release has 309 million trainable parameters, and its backbone 87.7 million."""
+    model = VQFlow(**{**arguments("mvtec_ad"), "pre_trained": False}).model
+    frozen = sum(parameter.numel() for parameter in model.features.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert frozen == pytest.approx(87.7e6, rel=1e-3)
+    assert trained == pytest.approx(309e6, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", CONFIGS.keys() - PUBLISHED)
+def test_other_configurations_repeat_no_default(name):
+    """What VQFlow recommends stands in VQFlow only."""
+    defaults = inspect.signature(VQFlow).parameters
+    repeated = [key for key, value in arguments(name).items() if plain(defaults[key].default) == value]
+    assert not repeated
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -91,9 +144,9 @@ def test_validation_follows_the_last_epoch(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_configurations_tell_how_to_run_them(name):
-    """The head of each file has a command with the file's own name."""
+    """The head of each file has a command with the file's own name, from the package or, if it needs it, a checkout."""
     head = CONFIGS[name].read_text().partition("model:")[0]
-    assert f"configs/{name}.yaml" in head
+    assert f"$(vqflow-config {name})" in head or f"configs/{name}.yaml" in head
 
 
 def test_quick_start_needs_no_network(tmp_path, monkeypatch):
@@ -106,7 +159,7 @@ def test_quick_start_needs_no_network(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason=f"needs the images in {SHARED / 'data'}")
 def test_shared_data_builds(tmp_path, monkeypatch):
-    """The configuration of the README's results finds its eight categories and its weights beside the checkout."""
+    """The configuration of the results on real images finds its categories and its weights beside the checkout."""
     monkeypatch.chdir(ROOT)
     _, model, datamodule = Engine.from_config(CONFIGS["shared_data"], default_root_dir=tmp_path)
     datamodule.setup()
@@ -122,7 +175,8 @@ def test_configurations_train_and_report_every_category(name, tmp_path):
     overrides = FAST | small_data(name, tmp_path / "products") | (NARROW if name in PUBLISHED else {})
     engine, model, datamodule = Engine.from_config(CONFIGS[name], default_root_dir=tmp_path / "results", **overrides)
     engine.train(model, datamodule=datamodule)
-    assert list(model.evaluator.results) == [*datamodule.categories, "macro", "pooled"]
+    results = pd.read_csv(Path(engine.trainer.default_root_dir) / "category_metrics.csv")
+    assert list(results["category"]) == [*datamodule.categories, "macro", "pooled"]
     assert len(datamodule.categories) == {**PUBLISHED, "quick_start": 10}.get(name, 2)
 
 

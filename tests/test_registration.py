@@ -355,10 +355,11 @@ def environment(request, wheel, everything_else, tmp_path_factory):
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    kept = {".py", ".typed", ".safetensors"}
+    kept = {".html", ".py", ".typed", ".safetensors"}
     expected = {
         str(path.relative_to(ROOT)) for path in (ROOT / "anomalib_vqflow").rglob("*") if path.suffix in kept
     } | {"anomalib_vqflow_hook.py"}
+    expected |= {f"anomalib_vqflow/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
     assert held == expected
 
 
@@ -495,7 +496,8 @@ def test_broken_and_half_removed_installs_break_neither_torch_nor_anomalib(wheel
 def test_deleted_checkout_of_an_editable_install_does_not_break_torch(everything_else, tmp_path):
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    shutil.copytree(ROOT / "anomalib_vqflow", checkout / "anomalib_vqflow")
+    for name in ("anomalib_vqflow", "configs"):
+        shutil.copytree(ROOT / name, checkout / name)
     for name in ("pyproject.toml", "LICENSE", "README.md", "anomalib_vqflow_hook.py"):
         shutil.copy(ROOT / name, checkout)
     environment = Environment(tmp_path / "env", everything_else)
