@@ -7,7 +7,7 @@ import pytest
 
 from .test_registration import check_python
 
-ON_DEMAND = ("data.synthetic", "backbones.pretext", "pictures")
+ON_DEMAND = ("data.synthetic", "pictures")
 """Rooms that most programs never enter."""
 
 

@@ -48,8 +48,9 @@ def vqflow_tiny(pretrained: bool = False, **kwargs: Any) -> ByobNet:  # noqa: AN
     """Build a four-stage residual network of 1.3 million parameters, 0.35 GMAC at 256x256.
 
     The feature maps 0 to 3 have 32, 64, 96 and 160 channels at strides 4, 8, 16 and 32. It is timm's own ``ByobNet``
-    with basic blocks (3x3 convolutions, BatchNorm, ReLU). The weights were trained by ``examples/train_backbone.py`` on
-    procedural pictures; they expect images normalized by the ImageNet mean and deviation.
+    with basic blocks (3x3 convolutions, BatchNorm, ReLU). ``backbone_training/`` in the
+    repository trained the weights on procedural scenes; they expect images normalized by the ImageNet mean and standard
+    deviation.
 
     Args:
         pretrained: Whether to load the weights of this package; needs no network.

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the backbone that ships with the package, on procedural pictures.
+"""Train the backbone that ships with the package, on procedural scenes.
 
-``python examples/train_backbone.py`` makes ``anomalib_vqflow/backbones/vqflow_tiny.safetensors`` in half an hour on one
-CPU core. The small network learns to predict the feature maps of a larger one, MobileNetV2 with ImageNet weights
-(Apache-2.0), on scenes drawn from random formulas: it has never seen a photograph, nor a picture of the products in
-``SyntheticProducts``. timm downloads the teacher's weights unless ``--teacher`` names a local file. Runs on other
-machines differ in the last digits.
+    python -m backbone_training.train
+
+It writes ``anomalib_vqflow/backbones/vqflow_tiny.safetensors`` in half an hour on one CPU core. The small network
+learns to predict the feature maps of a larger one, MobileNetV2 with ImageNet weights (Apache-2.0), on scenes drawn from
+random formulas: it has seen neither photographs nor images of the products in ``SyntheticProducts``. timm downloads the
+teacher's weights unless ``--teacher`` names a local file. Runs on other machines differ in the last digits.
 """
 
 import argparse
@@ -19,9 +20,12 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_vqflow.backbones.pretext import FORMULAS, TEXTURES, bank, compose
 from anomalib_vqflow.backbones.tiny import WEIGHTS, WIDTHS
 from anomalib_vqflow.features import FeaturePyramid
+
+from .bank import FORMULAS, bank
+from .scenes import compose
+from .textures import TEXTURES
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +106,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args = arguments()
     torch.set_num_threads(args.threads)
-    # The room that loads weights safely; its body is timm's feature extractor, frozen and in eval mode.
-    pyramid = FeaturePyramid("mobilenetv2_100", pre_trained=args.teacher, input_size=(SIZE, SIZE))
+    # This module loads weights safely; its body is timm's feature extractor, frozen and in eval mode.
+    pyramid = FeaturePyramid(backbone="mobilenetv2_100", layers=None, pre_trained=args.teacher, input_size=(SIZE, SIZE))
     train(pyramid.body.to(memory_format=torch.channels_last), args)
 
 
