@@ -5,15 +5,14 @@ anomalib does not install its tests. Give this script a copy of its repository (
 enough), of the installed version or near it:
 
     git clone --depth 1 --branch lib/v2.7.0 https://github.com/open-edge-platform/anomalib
-    python benchmarks/anomalib_suite.py anomalib
+    python tests/tools/anomalib_suite.py anomalib
 
-It runs ``tests/integration/model/test_models.py`` there, for VQFlow only, with downloads of backbone weights switched
-off: the tests are about the calls, and pass with random weights. VQFlow comes with its defaults, the published
-configuration; that takes 14 GB of memory. ``--small`` takes a small configuration. Other arguments go to pytest.
+It runs ``tests/integration/model/test_models.py`` there, for VQFlow only, with its defaults, and with downloads of
+backbone weights switched off: the tests are about the calls, and pass with random weights. Other arguments go to
+pytest.
 """
 
 import argparse
-import functools
 import importlib
 import os
 import subprocess
@@ -23,23 +22,12 @@ from pathlib import Path
 import pandas as pd
 
 TESTS = "tests/integration/model/test_models.py"
-SMALL = "VQFLOW_SUITE_SMALL"
-SMALL_ARGUMENTS = {
-    "backbone": "test_convnext2",
-    "input_size": (64, 64),
-    "concept_dim": 16,
-    "position_dim": 8,
-    "num_patterns": 8,
-    "flow_steps": (1, 1, 1),
-    "hidden_dim": 16,
-}
 
 
 def main() -> int:
     """Run the tests as the command line asks; return pytest's exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("repository", type=Path, help="copy of anomalib's repository")
-    parser.add_argument("--small", action="store_true", help="a small configuration instead of the published one")
     arguments, pytest_arguments = parser.parse_known_args()  # what is not ours is pytest's
     if not (arguments.repository / TESTS).is_file():
         parser.error(f"{arguments.repository} is no copy of anomalib's repository: it has no {TESTS}.")
@@ -47,24 +35,18 @@ def main() -> int:
     # A file of ours, not anomalib's pyproject.toml: its options name plugins that its wheel does not install.
     command = [sys.executable, "-m", "pytest", TESTS, "-c", os.devnull, "--rootdir", ".", "-p", here.stem]
     command += ["-k", "v_q_flow", "-ra", "-v", *pytest_arguments]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        SMALL: str(int(arguments.small)),
-    }
+    path = os.pathsep.join([str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path}
     return subprocess.run(command, cwd=arguments.repository, env=environment, check=False).returncode
 
 
 def pytest_configure(config: object) -> None:
-    """Switch timm's downloads off and, on request, shrink VQFlow's defaults; pytest calls it, as this is its plugin."""
+    """Switch downloads off; pytest calls it, as this is its plugin."""
     del config
     builder = importlib.import_module("timm.models._builder")
     builder.load_pretrained = lambda *_, **__: None
     # Their fixture writes a dummy of every dataset. The one in Parquet, which needs a package more, is not used here.
     pd.DataFrame.to_parquet = lambda *_, **__: None
-    if os.environ[SMALL] == "1":
-        from anomalib_vqflow import VQFlow
-
-        VQFlow.__init__ = functools.partialmethod(VQFlow.__init__, **SMALL_ARGUMENTS)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checks that anomalib makes of each of its models, in its tests/integration/model/test_models.py.
 
-These are versions of our own, of a small configuration. ``benchmarks/anomalib_suite.py`` runs anomalib's.
+These are versions of our own, of a small configuration. ``tests/tools/anomalib_suite.py`` runs anomalib's.
 """
 
 import pytest
