@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="model.xml or model.onnx")
     parser.add_argument("images", type=Path, help="folder of images, searched with its subfolders")
     parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="file to write")
-    parser.add_argument("--heat-maps", type=Path, metavar="FOLDER", help="where to write a picture of each image's map")
+    parser.add_argument("--heat-maps", type=Path, metavar="FOLDER", help="where to write each image under its map")
     parser.add_argument("--device", default="CPU", help="device of OpenVINO")
     parser.add_argument(
         "--precision", default="f32", help="f32 for the scores of the training; bf16 or f16 may be faster, and differ"

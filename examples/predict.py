@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score an image or a folder of images with a checkpoint, and draw what was found.
+"""Score an image or a folder of images with a checkpoint, and visualize what was found.
 
     python examples/predict.py results/VQFlow/products/v0/weights/lightning/model.ckpt images
 
-The pictures go to ``VQFlow/latest/images`` in the results folder.
+The visualizations go to ``VQFlow/latest/images`` in the results folder.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", type=Path, help="image or folder of images")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where to write pictures")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where to write visualizations")
     options = parser.parse_args(arguments)
 
     model = VQFlow.load_from_checkpoint(options.checkpoint, map_location="cpu")

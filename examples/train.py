@@ -13,17 +13,6 @@ from anomalib.engine import Engine
 
 from anomalib_vqflow import MultiCategory, VQFlow
 
-SETTINGS = {  # a narrow model, quickly trained; without them, VQFlow is as published
-    "concept_dim": 32,
-    "position_dim": 16,
-    "num_patterns": 256,
-    "flow_steps": (2, 4, 6),
-    "hidden_dim": 64,
-    "use_whitening": True,
-    "lr": 2e-3,
-    "lr_schedule": "cosine",
-}
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, test and export.
@@ -37,12 +26,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--backbone", default="mobilenetv2_100", help="of timm, or vqflow_tiny, which needs no download"
     )
     parser.add_argument("--input-size", type=int, default=256, help="side that images are resized to, in pixels")
-    parser.add_argument("--epochs", type=int, default=20, help="passes over the images")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of the training")
     parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where to write")
     options = parser.parse_args(arguments)
 
     datamodule = MultiCategory(options.root, train_batch_size=8, eval_batch_size=8, num_workers=2)
-    model = VQFlow(options.backbone, input_size=options.input_size, **SETTINGS)
+    model = VQFlow(options.backbone, input_size=options.input_size)
     engine = Engine(
         max_epochs=options.epochs,
         check_val_every_n_epoch=options.epochs,  # validation only fits the threshold and the range of scores

@@ -1,36 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every example and every block of code in the README runs."""
+"""Every example runs; the one for folders has tests of its own."""
 
-import importlib.util
-import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
-from anomalib.data import AnomalibDataModule
 from anomalib.deploy import OpenVINOInferencer
-from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 from PIL import Image
 
+from .scripts import load_script
 from .tiny import ARGUMENTS, tiny_root
 
-ROOT = Path(__file__).parents[1]
-README = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
 FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
-
-
-def example(name):
-    """Import an example, which has no package."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +26,7 @@ def folder(tmp_path_factory):
     options = ["--backbone", "vqflow_tiny", "--epochs", "1", "--input-size", "64"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        example("train").main([str(root), *options, "--results-dir", str(folder / "results")])
+        load_script("examples/train.py").main([str(root), *options, "--results-dir", str(folder / "results")])
     return folder
 
 
@@ -50,9 +34,6 @@ def folder(tmp_path_factory):
 def run(folder):
     """Folder of the run, which anomalib names after model and data."""
     return folder / "results" / "VQFlow" / "products" / "v0"
-
-
-# Training and prediction
 
 
 @pytest.mark.slow
@@ -67,7 +48,8 @@ def test_train(run):
 def test_predict(folder, run, capsys, tmp_path):
     """A folder of images is scored from the checkpoint as by the exported model, a line each."""
     images = folder / "products" / "nut" / "test" / "hole"
-    example("predict").main([str(run / "weights/lightning/model.ckpt"), str(images), "--results-dir", str(tmp_path)])
+    arguments = [str(run / "weights/lightning/model.ckpt"), str(images), "--results-dir", str(tmp_path)]
+    load_script("examples/predict.py").main(arguments)
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith(".png")]
     predict = OpenVINOInferencer(run / "weights/openvino/model.xml", device="CPU", config=FP32).predict
     assert [Path(path).name for *_, path in lines] == ["000.png", "001.png"]
@@ -78,12 +60,9 @@ def test_predict(folder, run, capsys, tmp_path):
     assert len(list(tmp_path.rglob("*.png"))) == 2
 
 
-# The quick start
-
-
 @pytest.mark.slow
 def test_quick_start(tmp_path, monkeypatch, capsys):
-    """The whole job leaves a table, a picture of each kind of defect, an overview, and a model; and says where."""
+    """The whole job leaves a table, an image of each kind of defect, an overview, and a model; and says where."""
     monkeypatch.chdir(tmp_path)
     data = {"categories": ["cap", "gear", "tile"], "image_size": 64, "num_train": 4, "num_workers": 0}
     data |= {"num_test_good": 2, "num_test_defective": 7, "train_batch_size": 4, "root": str(tmp_path)}
@@ -94,64 +73,70 @@ def test_quick_start(tmp_path, monkeypatch, capsys):
         "trainer": {"max_epochs": 5, "check_val_every_n_epoch": 5, "accelerator": "cpu", "logger": False},
     }
     Path("tiny.yaml").write_text(yaml.safe_dump(config))
-    example("quick_start").main(["--config", "tiny.yaml", "--epochs", "1", "--results-dir", "out"])
+    load_script("examples/quick_start.py").main(["--config", "tiny.yaml", "--epochs", "1", "--results-dir", "out"])
 
     run = Path("out/VQFlow/SyntheticProducts/v0")
     printed = capsys.readouterr().out
     assert "Results per category" in printed
     assert str(run.resolve()) in printed
     defects = {path.parent.name for path in tmp_path.glob("SyntheticProducts/*/gear/test/*/*.png")}
-    assert {path.stem for path in run.glob("pictures/gear/*.png")} == defects
-    assert Image.open(run / "pictures" / "gear" / "good.png").size == (4 * 64, 64)
+    assert {path.stem for path in run.glob("defects/gear/*.png")} == defects
+    for path in run.glob("defects/*/*.png"):
+        assert Image.open(path).size == (4 * 256, 256)
     assert "gear        good" in printed
-    assert (run / "overview.png").stat().st_size > 10_000
-    for name in ("category_metrics.csv", "weights/lightning/model.ckpt", "weights/openvino/model.xml"):
+    for name in ("category_metrics.csv", "overview.png", "weights/lightning/model.ckpt", "weights/openvino/model.xml"):
         assert (run / name).exists()
         assert name in printed
 
 
-def test_the_contour_surrounds_what_was_found():
-    """The outline is red at the border of the mask and leaves its inside and the image around as they were."""
-    mask = np.zeros((40, 40), dtype=bool)
-    mask[10:30, 10:30] = True
-    image = np.full((40, 40, 3), 90, dtype=np.uint8)
-    drawn = example("quick_start").with_contour(image, mask)
-    assert drawn[10, 20].tolist() == list(example("quick_start").RED)
-    assert drawn[20, 20].tolist() == drawn[3, 3].tolist() == [90, 90, 90]
-    assert image[10, 20].tolist() == [90, 90, 90]
+def test_the_overview_shows_one_defect_of_each_product():
+    """Two columns of panels, a caption above each; good images and further defects are left out."""
+    quick_start = load_script("examples/quick_start.py")
+    panels = {color: Image.new("RGB", (40, 10), color) for color in ("red", "lime", "blue", "black")}
+    shown = [("cap", "crack", "red"), ("gear", "dent", "lime"), ("tile", "hole", "blue")]
+    hidden = [("cap", "good", "black"), ("gear", "scratch", "black")]
+    inspected = [
+        quick_start.Inspected(category, defect, 0.5, is_anomalous=True, panels=panels[color])
+        for category, defect, color in sorted(shown + hidden)
+    ]
+    overview = np.asarray(quick_start.draw_overview(inspected))
+    height = quick_start.CAPTION_HEIGHT + 10
+    assert overview.shape == (2 * height, 2 * 40, 3)
+    assert overview[height - 1, 0].tolist() == [255, 0, 0]
+    assert overview[height - 1, 40].tolist() == [0, 255, 0]
+    assert overview[2 * height - 1, 0].tolist() == [0, 0, 255]
+    assert (overview[: height - 10] == 255).any()
+    assert (overview[: height - 10] < 128).any()  # the captions
 
 
-# The README
+def test_what_was_found_is_outlined(tmp_path, monkeypatch):
+    """The last panel is red at the border of the predicted mask, and the first as the image is."""
+    quick_start = load_script("examples/quick_start.py")
+    path = tmp_path / "000.png"
+    Image.new("RGB", (64, 64), (90, 90, 90)).save(path)
+    mask = np.zeros((1, 64, 64), dtype=bool)
+    mask[:, 16:48, 16:48] = True
 
+    class Prediction:
+        anomaly_map, pred_mask = mask.astype(np.float32), mask
+        pred_score, pred_label = np.array([0.75]), np.array([True])
 
-@pytest.mark.slow
-@pytest.mark.parametrize("block", blocks("python"))
-def test_python_in_the_readme(block, tmp_path, monkeypatch):
-    """The README's Python runs, here on small images, for an epoch, and without the download of weights."""
-    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: None)
-    monkeypatch.chdir(tmp_path)
-    tiny_root(tmp_path / "products")
-    code = (
-        block.replace("input_size=256", "input_size=64").replace("epochs=20", "epochs=1").replace("epoch=20", "epoch=1")
-    )
-    assert code != block
-    exec(compile(code, "README.md", "exec"), {})
-    assert list(tmp_path.rglob("model.xml"))
+    class Inferencer:
+        def __init__(self, *_, **__):
+            self.predict = lambda _: Prediction
 
+    class Data:
+        class test_data:  # noqa: N801
+            samples = pd.DataFrame(
+                {"category": ["cap"], "label": ["crack"], "image_path": [str(path)], "mask_path": [""]}
+            )
 
-def test_data_in_the_readme(tmp_path, monkeypatch):
-    """The README's file that mixes data sets is a datamodule with all their categories."""
-    monkeypatch.chdir(tmp_path)
-    tiny_root(tmp_path / "products")
-    (block,) = (block for block in blocks("yaml") if "datamodules" in block)
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(AnomalibDataModule, "data")  # as anomalib's command line
-    datamodule = parser.instantiate_classes(parser.parse_object({"data": yaml.safe_load(block)})).data
-    assert datamodule.categories == ["candle", "pcb1", "bolt", "nut", "lid"]
-
-
-def test_files_in_the_readme_exist():
-    """Every file of the repository that the README names is there."""
-    names = set(re.findall(r"\b(?:configs|examples|benchmarks|anomalib_vqflow|tests|docs)/[\w/]+\.\w+", README))
-    assert "examples/quick_start.py" in names
-    assert not [name for name in names if not (ROOT / name).exists()]
+    monkeypatch.setattr(quick_start, "OpenVINOInferencer", Inferencer)
+    ((category, defect, score, is_anomalous, panels),) = quick_start.inspect(Path("model.xml"), Data)
+    assert (category, defect, score, is_anomalous) == ("cap", "crack", 0.75, True)
+    image, truth, _, found = np.split(np.asarray(panels).astype(int), 4, axis=1)
+    assert image[128, 128].tolist() == found[128, 128].tolist() == [90, 90, 90]
+    assert not truth[128, 128].any()
+    border = found[60:70, 128]
+    assert (border[:, 0] > 200).any()
+    assert (border[border[:, 0] > 200][:, 1:] < 60).all()

@@ -2,7 +2,6 @@
 """examples/folder_inference.py scores every readable image as anomalib would, names the others, and draws."""
 
 import csv
-import importlib.util
 import re
 from pathlib import Path
 
@@ -14,18 +13,15 @@ from lightning.pytorch import seed_everything
 from openvino import opset13 as ops
 from PIL import Image
 
+from .scripts import load_script
 from .tiny import tiny_model, tiny_root
 
-ROOT = Path(__file__).parents[1]
 FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("example_folder_inference", ROOT / "examples/folder_inference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/folder_inference.py")
 
 
 def write_toy(path, concept=None, shape=(-1, 3, -1, -1)):
@@ -140,7 +136,7 @@ def test_a_folder_without_images_is_an_error_that_names_it(example, tmp_path, ca
 
 
 def test_heat_maps_are_red_where_the_map_is_high(example, tmp_path):
-    """A picture of the image's size per image, in the folders of the images: blue where normal, red where anomalous."""
+    """A map of the image's size per image, in the folders of the images: blue where normal, red where anomalous."""
     folder, maps = tmp_path / "images", tmp_path / "maps"
     pixels = np.zeros((40, 60, 3), dtype=np.uint8)
     pixels[:, 30:] = 255
@@ -155,7 +151,7 @@ def test_heat_maps_are_red_where_the_map_is_high(example, tmp_path):
 
 
 def test_a_heat_map_that_cannot_be_written_is_an_error(example, images, tmp_path):
-    """Pictures that were asked for don't fail in silence."""
+    """Maps that were asked for don't fail in silence."""
     (tmp_path / "maps").write_text("in the way")
     arguments = [str(write_toy(tmp_path / "m.xml")), str(images[0]), "--output", str(tmp_path / "out.csv")]
     with pytest.raises(OSError, match="maps"):
