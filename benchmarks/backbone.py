@@ -82,7 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
     datamodule.setup()
     for pre_trained in (True, False):
         seed_everything(0)
-        pyramid = FeaturePyramid(options.backbone, pre_trained=pre_trained, input_size=(SIZE, SIZE))
+        pyramid = FeaturePyramid(
+            backbone=options.backbone, layers=None, pre_trained=pre_trained, input_size=(SIZE, SIZE)
+        )
         pairs = [aurocs(pyramid, datamodule, category) for category in datamodule.categories]
         image, pixel = (statistics.fmean(values) for values in zip(*pairs, strict=True))
         weights = "its weights" if pre_trained else "random weights"

@@ -4,9 +4,9 @@
     python benchmarks/calibration.py configs/shared_data.yaml model_of_seed_0.ckpt model_of_seed_1.ckpt ...
 
 Prints means and deviations over the checkpoints. Without calibration, location and scale are 0 and 1 instead;
-nothing else differs. The last two rows judge a threshold as users have it, found on images with known defects: the one
-of the best F1 score on a random half of the test images (of each category and label), applied to the other half, beside
-the best possible F1 score there; means over 20 such splits.
+nothing else differs. Two rows judge a threshold as users have it, found on images with known defects: the one of the
+best F1 score on a random half of the test images (of each category and label), applied to the other half, beside the
+best possible F1 score there; means over 20 such splits.
 
 Then come foreign images, which belong to none of the products: black and white ones, noise, and test images out of
 focus. For each kind, the share above the threshold of the best F1 score on the test images.
@@ -15,13 +15,14 @@ focus. For each kind, the share above the threshold of the best F1 score on the 
 import argparse
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from anomalib.engine import Engine
-from seeds import summary
+from measuring import mean_and_deviation, print_header, print_row
 from sklearn.metrics import f1_score, precision_recall_curve
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
@@ -30,12 +31,23 @@ from anomalib_vqflow import MultiCategory, VQFlow
 
 NUM_SPLITS = 20
 NUM_FOREIGN = 64
+ROWS = ("macro", "pooled")
+METRICS = ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_F1Max")
 FOREIGN: dict[str, Callable[[Tensor], Tensor]] = {
     "black": torch.zeros_like,
     "white": torch.ones_like,
     "noise": torch.rand_like,
     "out of focus": lambda images: gaussian_blur(images, [61, 61], [15.0, 15.0]),
 }
+
+
+class Scored(NamedTuple):
+    """Scores of the test images, and of foreign ones."""
+
+    scores: np.ndarray  # (N,)
+    labels: np.ndarray  # (N,), 1 = anomalous
+    groups: np.ndarray  # (N,), category and label
+    foreign: dict[str, np.ndarray]  # scores by kind
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,34 +71,28 @@ def main(arguments: list[str] | None = None) -> None:
                 calibration.location.zero_()
                 calibration.scale.fill_(1.0)
             engine.test(model, datamodule=datamodule)
-            for row in ("macro", "pooled"):
-                for metric in ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_F1Max"):
-                    name = metric.replace("_", " ")
-                    values[f"{row} {name}"].append(model.evaluator.results[row].metrics[metric])
-            judge_threshold(model.eval().cpu(), datamodule, values)
+            for row in ROWS:
+                for metric in METRICS:
+                    value = model.evaluator.results.loc[row, metric]
+                    values[f"{row} {metric.replace('_', ' ')}"].append(value)
+            for name, value in judge_threshold(score_images(model.eval().cpu(), datamodule)).items():
+                values[name].append(value)
 
-    print(f"\n| {len(options.checkpoints)} trainings | {' | '.join(f'{name} calibration' for name in found)} |")
-    print(f"|---|{'---|' * len(found)}")
+    print()
+    print_header(f"{len(options.checkpoints)} trainings", *(f"{name} calibration" for name in found))
     for name in found["with"]:
-        print(f"| {name} | {' | '.join(summary(values[name]) for values in found.values())} |")
+        print_row(name, *(mean_and_deviation(values[name]) for values in found.values()))
 
 
 @torch.no_grad()
-def judge_threshold(model: VQFlow, datamodule: MultiCategory, values: dict[str, list[float]]) -> None:
-    """Measure thresholds on halves of the test images, and what foreign images score.
-
-    Args:
-        model: A trained model.
-        datamodule: Its data.
-        values: Takes the results.
-    """
+def score_images(model: VQFlow, datamodule: MultiCategory) -> Scored:
+    """Score the test images, and foreign images in place of the first of them."""
     torch.manual_seed(0)
     scores, labels, groups, foreign = [], [], [], defaultdict(list)
     num_left = NUM_FOREIGN
     for batch in datamodule.test_dataloader():
-        prepared = model.pre_processor(batch.image)
-        scores += model.model(prepared).pred_score.tolist()
-        labels += batch.gt_label.tolist()
+        scores += model.model(model.pre_processor(batch.image)).pred_score.tolist()
+        labels += batch.gt_label.int().tolist()
         groups += [
             f"{datamodule.category_by_path[path]} {label}"
             for path, label in zip(batch.image_path, batch.gt_label.tolist(), strict=True)
@@ -95,22 +101,43 @@ def judge_threshold(model: VQFlow, datamodule: MultiCategory, values: dict[str, 
             for kind, change in FOREIGN.items():
                 foreign[kind] += model.model(model.pre_processor(change(batch.image))).pred_score.tolist()
             num_left -= len(batch.image)
-    scores, labels, groups = np.array(scores), np.array(labels), np.array(groups)
+    by_kind = {kind: np.array(values) for kind, values in foreign.items()}
+    return Scored(np.array(scores), np.array(labels), np.array(groups), by_kind)
 
-    generator, own, best = np.random.default_rng(0), [], []
-    for _ in range(NUM_SPLITS):
-        half = np.zeros(len(scores), dtype=bool)
-        for group in np.unique(groups):
-            members = generator.permutation(np.flatnonzero(groups == group))
-            half[members[: len(members) // 2]] = True
+
+def judge_threshold(scored: Scored) -> dict[str, float]:
+    """Measure thresholds on halves of the test images, and the share of foreign images above one on all of them."""
+    scores, labels, groups, foreign = scored
+    own, best = [], []
+    for half in random_halves(groups):
         threshold, _ = best_f1(labels[half], scores[half])
         own.append(f1_score(labels[~half], scores[~half] >= threshold))
         best.append(best_f1(labels[~half], scores[~half])[1])
-    values["pooled image F1, threshold from the other half"].append(statistics.fmean(own))
-    values["pooled image F1max of this half"].append(statistics.fmean(best))
+    values = {
+        "pooled image F1, threshold from the other half": statistics.fmean(own),
+        "pooled image F1max of this half": statistics.fmean(best),
+    }
     threshold, _ = best_f1(labels, scores)
-    for kind, found in foreign.items():
-        values[f"foreign images above the threshold: {kind}"].append(float(np.mean(np.array(found) >= threshold)))
+    shares = {kind: float(np.mean(found >= threshold)) for kind, found in foreign.items()}
+    return values | {f"foreign images above the threshold: {kind}": share for kind, share in shares.items()}
+
+
+def random_halves(groups: np.ndarray) -> Iterator[np.ndarray]:
+    """Draw a random half of each group, again and again.
+
+    Args:
+        groups: Group of each image, shape ``(N,)``.
+
+    Yields:
+        Whether each image belongs to the half, shape ``(N,)``.
+    """
+    generator = np.random.default_rng(0)
+    for _ in range(NUM_SPLITS):
+        half = np.zeros(len(groups), dtype=bool)
+        for group in np.unique(groups):
+            members = generator.permutation(np.flatnonzero(groups == group))
+            half[members[: len(members) // 2]] = True
+        yield half
 
 
 def best_f1(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:

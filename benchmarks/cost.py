@@ -1,83 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count what an image costs, room by room: parameters, multiplications, bytes; beside it, on request, the time.
+"""Count what an image costs, module by module: parameters, multiplications, bytes; beside it, on request, the time.
 
     python benchmarks/cost.py --config configs/mvtec_ad.yaml
-    python benchmarks/cost.py --config configs/light_cpu.yaml --input-size 256 256 --measure
-    python benchmarks/cost.py backbone=vqflow_tiny hidden_dim=64 flow_steps=[2,4,6] --plain
+    python benchmarks/cost.py --input-size 512 512 --measure
+    python benchmarks/cost.py backbone=vqflow_tiny hidden_dim=128 --plain
 
 Arguments of ``VQFlow`` come from a configuration file, from ``name=value`` pairs, or both; the rest are its defaults.
 Weights are random. Counted is what torch really executes in eager inference on a CPU, after a first run, in which
-tables are made. ``--plain`` spreads the conditions out to maps, so that the flows convolve them like any other map: the
-form that the paper describes, with the same weights.
+tables are made. ``--plain`` makes the conditions maps, which the flows convolve like any other map: the form that the
+paper describes, with the same weights.
 
-- MACs are multiplications with addition in convolutions and matrix products, counted by torch's own formulas.
-- Look-ups are the additions of table rows (``embedding_bag``), in numbers.
+- MACs are multiplications with addition in convolutions and matrix products, by the formulas of torch's FLOP counter.
+- Table lookups are the additions of table rows (``embedding_bag``), in numbers; they are no MACs.
 - Activations are the bytes that the operators write, all of them, although few exist at the same time.
 - Traffic is what the operators read and write, weights and table rows included.
 
 ``--measure`` puts a roofline beside the time: the peak of this machine in a large matrix product and its bandwidth in a
 large copy. An operator takes at least its FLOPs over the peak or its traffic over the bandwidth, whichever is longer;
-the sum over a room's operators is its bound. Time below it means that a cache served what memory was thought to serve.
+the sum over a module's operators is its bound. Time below it means that a cache served what memory was thought to
+serve.
 """
 
 import argparse
 import statistics
 import time
+import timeit
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
+from measuring import print_header, print_row
+from models import add_model_options, build, dense_conditions
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from anomalib_vqflow import VQFlow, VQFlowModel
+from anomalib_vqflow import VQFlowModel
+from anomalib_vqflow.flows import ConditionalCoupling
 
-REST = "between"
+BETWEEN = "between"
 MATRIX = 2048  # side of the matrices of the peak
 COPY_FLOATS = 2**26  # 256 MB
-LOOK_UPS = {"embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"}  # torch's operators
-
-
-class Room(NamedTuple):
-    """A part of the model, and the calls in which it works."""
-
-    name: str
-    modules: list[nn.Module]
-    method: str = "forward"
-
-
-class Backbone(nn.Module):
-    """The backbone with its pooling, as the model uses it."""
-
-    def __init__(self, model: VQFlow) -> None:
-        super().__init__()
-        self.features = model.model.features
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return all maps."""
-        details, semantic = self.features(images)
-        return (*details, semantic)
+LOOKUPS = {"embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"}  # torch's operators
 
 
 class Operator(NamedTuple):
     """What one operator costs."""
 
     macs: int
-    look_ups: int
+    lookups: int
     read: int  # bytes
     written: int  # bytes
 
 
 @dataclass
 class Cost:
-    """What a room costs per image."""
+    """What a module costs per image."""
 
     parameters: int = 0
     table_bytes: int = 0
@@ -93,93 +75,78 @@ class Cost:
         return sum(max(2 * o.macs / peak, (o.read + o.written) / bandwidth) for o in self.operators)
 
 
-def rooms_of(model: VQFlowModel) -> list[Room]:
-    """Name the rooms of a model, in the order of the figure."""
-    quantizers = list(model.conditions.quantizers)
-    rooms = [Room("backbone", [model.features]), Room("concept", [model.concept])]
-    rooms += [Room(f"condition {level}", [quantizer], "quantize") for level, quantizer in enumerate(quantizers)]
+def modules_of(model: VQFlowModel) -> dict[str, nn.Module]:
+    """Name the modules to tell apart, in the order of the figure; one may be inside of another."""
+    modules = {"backbone": model.features, "concept": model.concept}
+    modules |= {f"condition {level}": quantizer for level, quantizer in enumerate(model.conditions.quantizers)}
     if model.conditions.semantic_quantizer is not None:
-        rooms.append(Room("condition, semantic", [model.conditions.semantic_quantizer], "quantize"))
-    rooms.append(Room("conditions, shared", [model.conditions]))
-    for level, couplings in enumerate(model.flow.scale_flows):
-        others = [parts[level] for parts in (model.flow.whitenings, model.flow.gaussians) if len(parts)]
-        rooms.append(Room(f"flow {level}, {len(couplings)} couplings", [*couplings, *others], "transform"))
+        modules["condition, semantic"] = model.conditions.semantic_quantizer
+    modules["conditions, shared"] = model.conditions
+    for level, steps in enumerate(model.flow.levels):
+        num_couplings = sum(isinstance(step, ConditionalCoupling) for step in steps.module_list)
+        modules[f"flow {level}, {num_couplings} couplings"] = steps
     if model.flow.fusion is not None:
-        rooms.append(Room("fusion", [model.flow.fusion], "transform"))
-    return [*rooms, Room("map", [model.anomaly_map_generator])]
+        modules["fusion"] = model.flow.fusion
+    return modules | {"map": model.anomaly_map_generator}
 
 
-class Visits:
-    """Knows in which room the model is, and how long it was in each."""
+class Tracker:
+    """Knows which of some modules is running, and how long each of them ran; between ``with`` and its end.
 
-    def __init__(self) -> None:
-        self.stack = [REST]
+    Args:
+        modules: Modules by name. Inside of one of them, another one may run; its time counts for that one only.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._modules = modules
+        self._running = [BETWEEN]
+
+    @property
+    def current(self) -> str:
+        """Name of the module that is running, the innermost one."""
+        return self._running[-1]
+
+    def __enter__(self) -> "Tracker":
+        """Register forward hooks, and start the clock."""
+        self._hooks = []
+        for name, module in self._modules.items():
+            self._hooks.append(module.register_forward_pre_hook(lambda *_, name=name: self._enter(name)))
+            self._hooks.append(module.register_forward_hook(lambda *_: self._leave()))
         self._since = time.perf_counter()
+        return self
 
-    def move(self, room: str | None) -> None:
-        """Enter a room, or leave the current one if none is named."""
+    def __exit__(self, *_: object) -> None:
+        """Stop the clock, and remove the hooks."""
+        self._stop()
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, name: str) -> None:
+        self._stop()
+        self._running.append(name)
+
+    def _leave(self) -> None:
+        self._stop()
+        self._running.pop()
+
+    def _stop(self) -> None:
         now = time.perf_counter()
-        self.seconds[self.stack[-1]] += now - self._since
+        self.seconds[self.current] += now - self._since
         self._since = now
-        if room is None:
-            self.stack.pop()
-        else:
-            self.stack.append(room)
-
-    def around(self, room: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a method that works in a room."""
-
-        def wrapped(*arguments: object, **named: object) -> object:
-            self.move(room)
-            try:
-                return call(*arguments, **named)
-            finally:
-                self.move(None)
-
-        return wrapped
-
-
-@contextmanager
-def watched(rooms: Sequence[Room]) -> Iterator[Visits]:
-    """Follow the model through its rooms."""
-    visits = Visits()
-    calls = [(room, module) for room in rooms for module in room.modules]
-    for room, module in calls:
-        setattr(module, room.method, visits.around(room.name, getattr(module, room.method)))
-    try:
-        yield visits
-    finally:
-        for room, module in calls:
-            delattr(module, room.method)  # the class's own is left
-
-
-@contextmanager
-def spread_out(model: VQFlowModel) -> Iterator[None]:
-    """Let the conditions be maps, so that the flows convolve them."""
-
-    def dense(_module: nn.Module, _inputs: object, conditions: Any) -> object:  # noqa: ANN401
-        maps = [c if isinstance(c, Tensor) else c.dense() for c in (*conditions.details, conditions.semantic)]
-        return conditions._replace(details=maps[:-1], semantic=maps[-1])
-
-    handle = model.conditions.register_forward_hook(dense)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 class Counter(TorchDispatchMode):
-    """Counts operators as they run.
+    """Counts operators as they run; torch's ``FlopCounterMode`` finds the same MACs, but counts no bytes.
 
     Args:
-        visits: Tells the room.
-        costs: Costs by room, to add to.
+        tracker: Tells the module.
+        costs: Costs by module, to add to.
     """
 
-    def __init__(self, visits: Visits, costs: dict[str, Cost]) -> None:
+    def __init__(self, tracker: Tracker, costs: dict[str, Cost]) -> None:
         super().__init__()
-        self.visits = visits
+        self.tracker = tracker
         self.costs = costs
         self._tables: set[int] = set()
 
@@ -194,8 +161,7 @@ class Counter(TorchDispatchMode):
         del types
         kwargs = kwargs or {}
         packet = func._overloadpacket  # noqa: SLF001  (as torch's own counter)
-        looks_up = packet.__name__ in LOOK_UPS
-        if packet not in flop_registry and not looks_up:
+        if packet not in flop_registry and packet.__name__ not in LOOKUPS:
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -205,19 +171,21 @@ class Counter(TorchDispatchMode):
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if func.is_view or not outputs:
             return result
-        cost = self.costs[self.visits.stack[-1]]
-        look_ups, read = 0, sum(map(_bytes, inputs))
-        if looks_up:
-            table, rows = inputs[:2]
-            outputs = outputs[:1]  # the others are for the gradient
-            look_ups = rows.numel() * table.shape[1]
-            read = _bytes(rows) + look_ups * table.element_size()
-            if table.data_ptr() not in self._tables:
-                self._tables.add(table.data_ptr())
-                cost.table_bytes += _bytes(table)
-        macs = flop_registry[packet](*args, **kwargs, out_val=result) // 2 if packet in flop_registry else 0
-        cost.operators.append(Operator(macs, look_ups, read, sum(map(_bytes, outputs))))
+        cost = self.costs[self.tracker.current]
+        if packet.__name__ in LOOKUPS:
+            cost.operators.append(self._lookup(cost, *inputs[:2], outputs[0]))  # the others are for the gradient
+        else:
+            macs = flop_registry[packet](*args, **kwargs, out_val=result) // 2 if packet in flop_registry else 0
+            cost.operators.append(Operator(macs, 0, sum(map(_bytes, inputs)), sum(map(_bytes, outputs))))
         return result
+
+    def _lookup(self, cost: Cost, table: Tensor, rows: Tensor, result: Tensor) -> Operator:
+        """Count the rows that are read of a table, and the table itself at its first use."""
+        if table.data_ptr() not in self._tables:
+            self._tables.add(table.data_ptr())
+            cost.table_bytes += _bytes(table)
+        lookups = rows.numel() * table.shape[1]
+        return Operator(0, lookups, _bytes(rows) + lookups * table.element_size(), _bytes(result))
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -233,113 +201,67 @@ def count(model: VQFlowModel, images: Tensor) -> dict[str, Cost]:
         images: Normalized images of shape ``(B, 3, H, W)``.
 
     Returns:
-        Costs by room, in order, then what is done between the rooms.
+        Costs by module, in order, then what is done between the modules.
     """
-    rooms = rooms_of(model)
-    costs = {name: Cost() for name in (*(room.name for room in rooms), REST)}
+    modules = modules_of(model)
+    costs = {name: Cost() for name in (*modules, BETWEEN)}
     seen: set[int] = set()
-    for room in rooms:
-        for parameter in (p for module in room.modules for p in module.parameters() if id(p) not in seen):
+    for name, module in modules.items():
+        for parameter in (p for p in module.parameters() if id(p) not in seen):
             seen.add(id(parameter))
-            costs[room.name].parameters += parameter.numel()
+            costs[name].parameters += parameter.numel()
     model(images)
-    with watched(rooms) as visits, Counter(visits, costs):
+    with Tracker(modules) as tracker, Counter(tracker, costs):
         model(images)
     return costs
 
 
 @torch.no_grad()
 def measure(model: VQFlowModel, images: Tensor, repetitions: int) -> dict[str, float]:
-    """Measure the median time in each room, in seconds."""
+    """Measure the median time in each module, in seconds."""
     model(images)
     runs = []
     for _ in range(repetitions):
-        with watched(rooms_of(model)) as visits:
+        with Tracker(modules_of(model)) as tracker:
             model(images)
-            visits.move(REST)
-        runs.append(visits.seconds)
-    return {room: statistics.median(run[room] for run in runs) for room in runs[0]}
+        runs.append(tracker.seconds)
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
 def peak_flops() -> float:
     """Measure FLOP per second in a large float32 matrix product, the best of several."""
     a, b = torch.randn(MATRIX, MATRIX), torch.randn(MATRIX, MATRIX)
-    return 2 * MATRIX**3 / _best(lambda: a @ b)
+    return 2 * MATRIX**3 / min(timeit.repeat(lambda: a @ b, number=1, repeat=7))
 
 
 def bandwidth() -> float:
     """Measure bytes per second, read and written, in a large copy, the best of several."""
     source = torch.ones(COPY_FLOATS)
     target = torch.zeros_like(source)
-    return 2 * _bytes(source) / _best(lambda: target.copy_(source))
-
-
-def _best(call: Callable[[], object], repetitions: int = 7) -> float:
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return 2 * _bytes(source) / min(timeit.repeat(lambda: target.copy_(source), number=1, repeat=7))
 
 
 def print_table(costs: dict[str, Cost], roofline: tuple[float, float] | None) -> None:
     """Print a Markdown table, with times if a roofline is given, in FLOP and bytes per second."""
-    head = ["room", "parameters, M", "GMAC", "look-ups, M", "activations, MB", "tables, MB", "traffic, MB"]
-    head += ["ms", "GFLOP/s", "bound, ms", "time / bound"] if roofline else []
-    print("|", " | ".join(head), "|")
-    print("|---" * len(head) + "|")
-    parts = list(costs.values())
+    head = ["module", "parameters, M", "GMAC", "table lookups, M", "activations, MB", "tables, MB", "traffic, MB"]
+    print_header(*head, *(["ms", "GFLOP/s", "bound, ms", "time / bound"] if roofline else []))
+    values = list(costs.values())
     whole = Cost(
-        sum(cost.parameters for cost in parts),
-        sum(cost.table_bytes for cost in parts),
-        [operator for cost in parts for operator in cost.operators],
-        sum(cost.seconds for cost in parts),
+        sum(cost.parameters for cost in values),
+        sum(cost.table_bytes for cost in values),
+        [operator for cost in values for operator in cost.operators],
+        sum(cost.seconds for cost in values),
     )
     for name, cost in {**costs, "all": whole}.items():
         traffic = cost.total("read") + cost.total("written")
         macs = cost.total("macs")
-        cells = [name, f"{cost.parameters / 1e6:.2f}", f"{macs / 1e9:.3f}", f"{cost.total('look_ups') / 1e6:.1f}"]
+        cells = [name, f"{cost.parameters / 1e6:.2f}", f"{macs / 1e9:.3f}", f"{cost.total('lookups') / 1e6:.1f}"]
         cells += [f"{size / 1e6:.1f}" for size in (cost.total("written"), cost.table_bytes, traffic)]
         if roofline:
             bound = cost.bound(*roofline)
             cells += [f"{cost.seconds * 1e3:.2f}", f"{2e-9 * macs / max(cost.seconds, 1e-9):.1f}", f"{bound * 1e3:.2f}"]
             cells.append(f"{cost.seconds / bound:.1f}" if bound else "-")
-        print("|", " | ".join(cells), "|")
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command line name the model that :func:`build` builds."""
-    parser.add_argument("pairs", nargs="*", metavar="name=value", help="arguments of VQFlow, values as in YAML")
-    parser.add_argument("--config", type=Path, help="configuration file, as in configs/")
-    parser.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="size of the image in pixels")
-
-
-def build(config: Path | None, pairs: Sequence[str], input_size: Sequence[int] | None) -> VQFlow:
-    """Build a model with random weights.
-
-    Args:
-        config: Configuration file with ``model: {init_args: ...}``, if there is one.
-        pairs: ``name=value``, with values as in YAML; they go before the file's.
-        input_size: Height and width in pixels, before all others.
-
-    Returns:
-        The model in eval mode.
-
-    Raises:
-        ValueError: If a pair has no ``=``.
-    """
-    arguments = {} if config is None else yaml.safe_load(config.read_text())["model"].get("init_args", {})
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            msg = f"Expected name=value, such as hidden_dim=64, got {pair!r}."
-            raise ValueError(msg)
-        arguments[name] = yaml.safe_load(value)
-    if input_size is not None:
-        arguments["input_size"] = list(input_size)
-    torch.manual_seed(0)
-    return VQFlow(**{**arguments, "pre_trained": False}).eval()
+        print_row(*cells)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -359,13 +281,12 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     model = build(options.config, options.pairs, options.input_size)
     images = torch.randn(1, 3, *model.input_size)
-    with spread_out(model.model) if options.plain else watched([]):
+    roofline = (peak_flops(), bandwidth()) if options.measure else None
+    with dense_conditions(model.model) if options.plain else nullcontext():
         costs = count(model.model, images)
-        roofline = None
-        if options.measure:
-            for room, seconds in measure(model.model, images, options.repetitions).items():
-                costs[room].seconds = seconds
-            roofline = peak_flops(), bandwidth()
+        if roofline:
+            for name, seconds in measure(model.model, images, options.repetitions).items():
+                costs[name].seconds = seconds
     print("One image of {}×{} pixels, float32, torch eager".format(*model.input_size), end="")
     print(", conditions convolved\n" if options.plain else "\n")
     print_table(costs, roofline)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time training passes without a feature cache, with one in memory and with one on disk, for the README.
+"""Time training epochs without a feature cache, with one in memory and with one on disk.
 
     OMP_NUM_THREADS=1 python benchmarks/feature_cache.py ../shared/data --images 24
 
 The model is that of the configuration; the images are the first ones of each category. The three ways take turns, and
-a pass is from the start of a training epoch to its end, without validation, in the configuration's number of worker
+an epoch is timed from the start of its training to its end, without validation, in the configuration's number of worker
 processes. Processor time is told, too, because it does not depend on what else the machine does; it is only that of the
 main process. Also printed: how long it takes until training starts, and the size of the files.
 """
@@ -18,17 +18,18 @@ from pathlib import Path
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
+from measuring import print_header, print_row
 
 from anomalib_vqflow import FeatureCache, MultiCategory
 
 
-class PassTimes(Callback):
-    """Seconds until training starts, and seconds of every pass."""
+class EpochTimes(Callback):
+    """Seconds until training starts, and seconds of every epoch."""
 
     def __init__(self) -> None:
         self.setup_start = time.perf_counter()
         self.start_up = 0.0
-        self.passes: list[float] = []
+        self.epochs: list[float] = []
         self.processor: list[float] = []
 
     def on_train_start(self, *_: object) -> None:
@@ -41,7 +42,7 @@ class PassTimes(Callback):
 
     def on_train_epoch_end(self, *_: object) -> None:
         """Stop the clock."""
-        self.passes.append(time.perf_counter() - self.start[0])
+        self.epochs.append(time.perf_counter() - self.start[0])
         self.processor.append(time.process_time() - self.start[1])
 
 
@@ -55,31 +56,30 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("root", type=Path, help="folder of categories in MVTec layout")
     parser.add_argument("--config", type=Path, default=Path("configs/shared_data.yaml"))
     parser.add_argument("--images", type=int, default=24, help="training images of each category")
-    parser.add_argument("--passes", type=int, default=2, help="passes of each training")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of each training")
     parser.add_argument("--rounds", type=int, default=3, help="trainings of each way")
     options = parser.parse_args(arguments)
 
     with tempfile.TemporaryDirectory() as folder:
         products, caches = Path(folder) / "products", Path(folder) / "cache"
         link_first_images(options.root.absolute(), products, options.images)
-        runs: dict[str, list[PassTimes]] = {"without": [], "in memory": [], "on disk": [], "on disk, again": []}
+        runs: dict[str, list[EpochTimes]] = {"without": [], "in memory": [], "on disk": [], "on disk, again": []}
         for _ in range(options.rounds):
             FeatureCache(caches).clear()
             for way, times in runs.items():
                 cache = None if way == "without" else FeatureCache(None if way == "in memory" else caches)
                 times.append(train(options, products, cache))
         num_images = sum(1 for _ in products.glob("*/train/good/*"))
-        size = sum(path.stat().st_size for path in caches.rglob("*.maps"))
+        size = sum(path.stat().st_size for path in caches.rglob("*") if path.is_file())
 
     print(f"\n{num_images} images, {torch.get_num_threads()} thread(s); files: {size / 2**20:.1f} MiB\n")
-    print("| feature cache | start, s | pass, s | images per s | processor, s | images per processor s |")
-    print("|---|---|---|---|---|---|")
+    print_header("feature cache", "start, s", "epoch, s", "images per s", "processor, s", "images per processor s")
     for way, times in runs.items():
-        seconds = statistics.median(second for run in times for second in run.passes)
+        seconds = statistics.median(second for run in times for second in run.epochs)
         start_up = statistics.median(run.start_up for run in times)
         processor = statistics.median(second for run in times for second in run.processor)
-        cells = f"{start_up:.1f} | {seconds:.2f} | {num_images / seconds:.1f}"
-        print(f"| {way} | {cells} | {processor:.2f} | {num_images / processor:.1f} |")
+        rates = f"{num_images / seconds:.1f}", f"{num_images / processor:.1f}"
+        print_row(way, f"{start_up:.1f}", f"{seconds:.2f}", rates[0], f"{processor:.2f}", rates[1])
 
 
 def link_first_images(root: Path, folder: Path, num_images: int) -> None:
@@ -98,7 +98,7 @@ def link_first_images(root: Path, folder: Path, num_images: int) -> None:
                 (target / image.name).symlink_to(image)
 
 
-def train(options: argparse.Namespace, root: Path, cache: FeatureCache | None) -> PassTimes:
+def train(options: argparse.Namespace, root: Path, cache: FeatureCache | None) -> EpochTimes:
     """Train the configuration's model on a folder.
 
     Args:
@@ -111,10 +111,10 @@ def train(options: argparse.Namespace, root: Path, cache: FeatureCache | None) -
     """
     _, model, datamodule = Engine.from_config(options.config, **{"data.root": str(root)})
     data = MultiCategory(root, train_batch_size=datamodule.train_batch_size, num_workers=datamodule.num_workers)
-    times = PassTimes()
+    times = EpochTimes()
     engine = Engine(
         callbacks=[times] if cache is None else [times, cache],
-        max_epochs=options.passes,
+        max_epochs=options.epochs,
         limit_val_batches=0,
         accelerator="cpu",
         logger=False,

@@ -15,274 +15,138 @@ Outputs are compared in the same run: the largest difference over the range of t
 """
 
 import argparse
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
-PARTS = ("openvino", "torch", "training")
+import numpy as np
+import openvino
+import torch
+from measuring import (
+    Times,
+    compile_request,
+    file_size,
+    in_new_process,
+    peak_memory,
+    peak_memory_of_inference,
+    print_header,
+    print_row,
+    take_turns,
+)
+from models import (
+    ONNX,
+    Backbone,
+    FlowSide,
+    add_model_options,
+    build,
+    dense_conditions,
+    draw_features,
+    export_openvino,
+    randomize_,
+)
 
+from anomalib_vqflow import VQFlow, export
+from anomalib_vqflow.condition import frozen_tables
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs" / "mvtec_ad.yaml")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9, help="of inference")
-    parser.add_argument("--training-rounds", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=8, help="of training, and the larger one of torch inference")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--only-infer", type=Path, help=argparse.SUPPRESS)  # what the processes for memory do
-    parser.add_argument("--only-train", choices=("plain", "tables"), help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-ARGUMENTS = parse_arguments()
-os.environ["OMP_NUM_THREADS"] = str(ARGUMENTS.threads)  # before torch is imported
-
-import numpy as np  # noqa: E402
-import openvino  # noqa: E402
-
-FP32 = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "INFERENCE_NUM_THREADS": ARGUMENTS.threads,
-    "PERFORMANCE_HINT": "LATENCY",
-}
-
-
-def peak_memory() -> float:
-    """Tell the largest resident memory of this process so far, in MB; Linux only."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")  # getrusage would count the parent's
-    return 1024 * int(status.split("VmHWM:")[1].split()[0]) / 1e6
+CONFIG = Path(__file__).parents[1] / "configs" / "mvtec_ad.yaml"
+FORMS = ("plain", "tables")
+PARTS = ("torch", "openvino", "training")
 
 
-def infer(path: Path) -> None:
-    """Load an exported model, infer, and print the peak memory."""
-    compiled = openvino.Core().compile_model(path, "CPU", FP32)
-    request = compiled.create_infer_request()
-    for _ in range(3):
-        request.infer([np.random.rand(1, *list(shape)[1:]).astype(np.float32) for shape in _shapes(compiled)])
-    print(peak_memory())
+def form(model: VQFlow, name: str) -> AbstractContextManager[None]:
+    """Let the model convolve its conditions as maps, or look them up in tables."""
+    return dense_conditions(model.model) if name == "plain" else nullcontext()
 
 
-def _shapes(compiled: openvino.CompiledModel) -> list[list[int]]:
-    size = ARGUMENTS.image_size
-    shapes = [[d.get_length() if d.is_static else 0 for d in port.partial_shape] for port in compiled.inputs]
-    return [[1, 3, *size] if len(shapes) == 1 and 0 in shape[1:] else shape for shape in shapes]
+def print_times(title: str, times: Mapping[str, Times], note: str) -> None:
+    """Print a row of the table: both forms in ms, and how many times faster the tables are."""
+    plain, tables = (times[name] for name in FORMS)
+    cells = [f"{1e3 * wall:,.1f} ({1e3 * processor:,.1f})" for wall, processor in (plain, tables)]
+    print_row(title, *cells, f"{plain.wall / tables.wall:.2f} ({plain.processor / tables.processor:.2f})", note)
 
 
-def load_settings() -> dict:
-    """Read the model's arguments from the configuration."""
-    import yaml
-
-    settings = yaml.safe_load(ARGUMENTS.config.read_text(encoding="utf-8"))["model"]["init_args"]
-    names = ("lr", "lr_schedule", "visualizer")
-    return {**{k: v for k, v in settings.items() if k not in names}, "pre_trained": False, "visualizer": False}
+def print_sizes(title: str, plain: float, tables: float) -> None:
+    """Print a row of the table: what both forms need, in MB."""
+    print_row(title, f"{plain:,.0f}", f"{tables:,.0f}", f"{plain / tables:.2f}", "")
 
 
-ARGUMENTS.image_size = tuple(load_settings()["input_size"])
-if ARGUMENTS.only_infer:
-    infer(ARGUMENTS.only_infer)
-    sys.exit()
-
-import torch  # noqa: E402
-from cost import Backbone  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from anomalib_vqflow import VQFlow, export  # noqa: E402
-from anomalib_vqflow.discrete import Condition, ConditionedConv2d, frozen_tables  # noqa: E402
-from anomalib_vqflow.features import Features  # noqa: E402
-from anomalib_vqflow.flows import ConditionalCoupling  # noqa: E402
-from anomalib_vqflow.quantization import Codebook  # noqa: E402
-
-torch.set_num_threads(ARGUMENTS.threads)
-
-
-def make_model() -> VQFlow:
-    """Build the configured model, with random codes and flows that do something."""
-    torch.manual_seed(0)
-    model = VQFlow(**load_settings())
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, Codebook):
-                module.codes.normal_()
-                module.code_sums.copy_(module.codes)
-                module.code_counts.fill_(1.0)
-            if isinstance(module, ConditionalCoupling):
-                module.subnet.conv2.weight.normal_(std=0.01)
-    return model
-
-
-def make_features(model: VQFlow, batch: int) -> Features:
-    """Draw maps as the backbone would return them."""
-    shapes = model.model.features.detail_shapes
-    semantic = torch.rand(batch, *model.model.features.semantic_shape)
-    return Features([torch.randn(batch, *shape) for shape in shapes], semantic)
-
-
-class FlowSide(nn.Module):
-    """Everything but the backbone, in eval mode."""
-
-    def __init__(self, model: VQFlow) -> None:
-        super().__init__()
-        self.model = model.model
-
-    def forward(self, *maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Score the images that the maps belong to."""
-        images = maps[0].new_zeros(maps[0].shape[0], 3, *ARGUMENTS.image_size)
-        prediction = self.model(images, Features(list(maps[:-1]), maps[-1]))
-        return prediction.pred_score, prediction.anomaly_map
-
-
-def _plain_forward(self: ConditionedConv2d, x: Tensor, condition: Condition | None = None) -> Tensor:
-    if condition is not None:
-        x = torch.cat((x, condition if isinstance(condition, Tensor) else condition.dense()), dim=1)
-    return nn.Conv2d.forward(self, x)
-
-
-@contextmanager
-def form(name: str) -> Iterator[None]:
-    """Let the model compute by table, or as a plain convolution."""
-    if name == "tables":
-        yield
-        return
-    with (
-        patch.object(ConditionedConv2d, "forward", _plain_forward),
-        patch.object(export, "frozen_tables", lambda *_: nullcontext()),
-    ):
-        yield
-
-
-def measure(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Let functions take turns; medians of wall and processor time, in ms. The first round does not count."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
-    for turn in range(rounds + 1):
-        for name, function in functions.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            function()
-            if turn:
-                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    return {name: tuple(1e3 * statistics.median(t[i] for t in times[name]) for i in (0, 1)) for name in functions}
-
-
-def show(title: str, plain: tuple[float, float], tables: tuple[float, float], note: str = "") -> None:
-    """Print a row of the table."""
-    (a, b), (c, d) = plain, tables
-    print(f"| {title} | {a:,.1f} ({b:,.1f}) | {c:,.1f} ({d:,.1f}) | {a / c:.2f} ({b / d:.2f}) | {note} |", flush=True)
-
-
-def difference(actual: list, expected: list) -> float:
+def difference(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     """Compare outputs: the largest difference, over the range of what is expected."""
-    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(actual, expected, strict=True)]
-    spread = [float(np.ptp(b)) or float(np.abs(b).max()) for _, b in pairs]
-    return max(float(np.abs(a - b).max()) / s for (a, b), s in zip(pairs, spread, strict=True))
+    ranges = [float(np.ptp(values)) or float(np.abs(values).max()) for values in expected]
+    return max(float(np.abs(a - b).max()) / size for a, b, size in zip(actual, expected, ranges, strict=True))
 
 
-def convert(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> Path:
-    """Export a module to OpenVINO, for any batch size."""
-    batch = torch.export.Dim("batch")
-    doubled = tuple(torch.cat((x, x)) for x in inputs)
-    shapes = ({0: batch},) if len(inputs) == 1 else (tuple({0: batch} for _ in inputs),)
-    shapes = tuple({0: batch} for _ in inputs) if len(inputs) == 1 else shapes
-    onnx = path.with_suffix(".onnx")
-    torch.onnx.export(module, doubled, onnx, dynamo=True, opset_version=18, dynamic_shapes=shapes, verbose=False)
-    extension = [export.resize_extension(), export.look_up_extension()]
-    openvino.save_model(openvino.convert_model(onnx, extension=extension), path, compress_to_fp16=False)
-    for leftover in path.parent.glob(f"{onnx.name}*"):
-        leftover.unlink()
-    return path
+def compare_torch(model: VQFlow, batch: int, rounds: int) -> None:
+    """Compare eager inference of one image and of a batch."""
+    flow_side = FlowSide(model)
+    for size in (1, batch):
+        details, semantic = draw_features(model, size)
+        outputs: dict[str, list[np.ndarray]] = {}
 
+        @torch.no_grad()
+        def infer(name: str, maps: tuple = (*details, semantic), outputs: dict = outputs) -> None:
+            with form(model, name):
+                outputs[name] = [output.numpy() for output in flow_side(maps)]
 
-class FreezeWith(nn.Module):
-    """Call a module of several inputs with one tuple."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, inputs: tuple[Tensor, ...]) -> object:
-        """Hand the inputs on."""
-        return self.module(*inputs)
+        times = take_turns({name: partial(infer, name) for name in FORMS}, rounds)
+        error = difference(outputs["tables"], outputs["plain"])
+        print_times(f"torch, batch {size}, flow side", times, f"differ by {error:.0e}")
 
 
 def export_all(model: VQFlow, folder: Path) -> dict[str, Path]:
     """Export flow side and whole model in both forms, and the backbone."""
-    model.eval()
-    features = make_features(model, 1)
-    maps, flow_side, paths = (*features.details, features.semantic), FlowSide(model), {}
-    images = torch.rand(1, 3, *ARGUMENTS.image_size)
-    paths["backbone"] = convert(Backbone(model), (images,), folder / "backbone.xml")
-    for name in ("plain", "tables"):
-        with form(name):
-            frozen = frozen_tables(FreezeWith(flow_side), [maps]) if name == "tables" else nullcontext()
-            with frozen:
-                paths[f"flow side, {name}"] = convert(flow_side, maps, folder / f"flow_{name}.xml")
-            paths[f"whole model, {name}"] = model.to_openvino(folder / name, onnx_kwargs={"verbose": False})
+    details, semantic = draw_features(model, 1)
+    maps, images = (*details, semantic), torch.rand(1, 3, *model.input_size)
+    paths = {"backbone": export_openvino(Backbone(model), images, folder / "backbone.xml", any_batch=True)}
+    flow_side, extension = FlowSide(model), [export.resize_extension(), export.look_up_extension()]
+    for name in FORMS:
+        with form(model, name):
+            with frozen_tables(flow_side, [maps]):
+                path = folder / f"flow_{name}.xml"
+                export_openvino(flow_side, maps, path, any_batch=True, extension=extension)
+            paths[f"flow side, {name}"] = path
+            paths[f"whole model, {name}"] = model.to_openvino(folder / name, onnx_kwargs=ONNX)
     return paths
 
 
-def run_openvino(model: VQFlow, folder: Path) -> None:
-    """Compare exported models."""
-    paths, core = export_all(model, folder), openvino.Core()
-    requests, inputs, outputs = {}, {}, {}
-    random = np.random.default_rng(0)
+def openvino_calls(model: VQFlow, paths: Mapping[str, Path], num_threads: int) -> dict[str, Callable[[], Mapping]]:
+    """Load exported models, each with its inputs."""
+    details, semantic = draw_features(model, 1)
+    maps, images = (*details, semantic), (torch.rand(1, 3, *model.input_size),)
+    calls = {}
     for name, path in paths.items():
-        compiled = core.compile_model(path, "CPU", FP32)
-        requests[name] = compiled.create_infer_request()
-        kind = name.split(",")[0]
-        shapes = _shapes(compiled)
-        inputs[name] = inputs.get(kind) or [random.random((1, *shape[1:]), dtype=np.float32) for shape in shapes]
-        inputs[kind] = inputs[name]
-        requests[name].infer(inputs[name])
-        count = range(len(compiled.outputs))
-        outputs[name] = [
-            requests[name].get_output_tensor(i).data.astype(np.float64)
-            for i in count
-            if requests[name].get_output_tensor(i).data.dtype == np.float32
-        ]
-    times = measure(
-        {name: lambda r=request, x=inputs[name]: r.infer(x) for name, request in requests.items()}, ARGUMENTS.rounds
-    )
+        inputs = maps if name.startswith("flow side") else images
+        request = compile_request(path, num_threads)
+        calls[name] = partial(request.infer, {index: value.numpy() for index, value in enumerate(inputs)})
+    return calls
+
+
+def compare_openvino(model: VQFlow, paths: Mapping[str, Path], num_threads: int, rounds: int) -> None:
+    """Compare times and outputs of exported models."""
+    calls = openvino_calls(model, paths, num_threads)
+    outputs = {name: [o.copy() for o in call().values() if o.dtype == np.float32] for name, call in calls.items()}
+    times = take_turns(calls, rounds)
     for part in ("flow side", "whole model"):
         error = difference(outputs[f"{part}, tables"], outputs[f"{part}, plain"])
-        show(f"OpenVINO, batch 1, {part}", times[f"{part}, plain"], times[f"{part}, tables"], f"differ by {error:.0e}")
-    wall, processor = times["backbone"]
-    shares = [times[f"whole model, {name}"] for name in ("plain", "tables")]
-    print(
-        f"| ... over its backbone, {wall:,.1f} ({processor:,.1f}) | "
-        + " | ".join(f"{a / wall:.2f} ({b / processor:.2f})" for a, b in shares)
-        + " | | |"
-    )
-    names = ("whole model, plain", "whole model, tables")
-    sizes = [sum(f.stat().st_size for f in paths[name].parent.glob(f"{paths[name].stem}.*")) / 1e6 for name in names]
-    print(f"| File, MB | {sizes[0]:,.0f} | {sizes[1]:,.0f} | {sizes[0] / sizes[1]:.2f} | {sizes[1] / sizes[0]:.3f} |")
-    requests.clear()
-    peaks = [in_new_process("--only-infer", str(paths[name])) for name in names]
-    print(
-        f"| Peak memory of OpenVINO, MB | {peaks[0]:,.0f} | {peaks[1]:,.0f} | {peaks[0] / peaks[1]:.2f} | |", flush=True
-    )
+        of_part = {name: times[f"{part}, {name}"] for name in FORMS}
+        print_times(f"OpenVINO, batch 1, {part}", of_part, f"differ by {error:.0e}")
+    alone, whole = times["backbone"], [times[f"whole model, {name}"] for name in FORMS]
+    title = f"... over its backbone, {1e3 * alone.wall:,.1f} ({1e3 * alone.processor:,.1f})"
+    ratios = [f"{wall / alone.wall:.2f} ({processor / alone.processor:.2f})" for wall, processor in whole]
+    print_row(title, *ratios, "", "")
 
 
-def run_torch(model: VQFlow) -> None:
-    """Compare eager inference."""
-    flow_side = FlowSide(model.eval())
-    for batch in (1, ARGUMENTS.batch):
-        features, outputs = make_features(model, batch), {}
-
-        @torch.no_grad()
-        def call(name: str, features: Features = features, outputs: dict = outputs) -> None:
-            with form(name):
-                outputs[name] = flow_side(*features.details, features.semantic)
-
-        times = measure({name: lambda n=name: call(n) for name in ("plain", "tables")}, max(ARGUMENTS.rounds // 2, 2))
-        error = difference(outputs["tables"], outputs["plain"])
-        show(f"torch, batch {batch}, flow side", times["plain"], times["tables"], f"differ by {error:.0e}")
+def run_openvino(model: VQFlow, num_threads: int, rounds: int) -> None:
+    """Export, and compare times, sizes and memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = export_all(model, Path(folder))
+        compare_openvino(model, paths, num_threads, rounds)
+        whole = [paths[f"whole model, {name}"] for name in FORMS]
+        print_sizes("File, MB", *map(file_size, whole))
+        peaks = [peak_memory_of_inference(path, num_threads, model.input_size) for path in whole]
+        print_sizes("Peak memory of OpenVINO, MB", *peaks)
 
 
 class Training:
@@ -290,25 +154,26 @@ class Training:
 
     Args:
         model: Model to train.
+        batch: Images per step.
     """
 
-    def __init__(self, model: VQFlow) -> None:
+    def __init__(self, model: VQFlow, batch: int) -> None:
         self.model = model.train()
-        self.features = make_features(model, ARGUMENTS.batch)
-        self.images = torch.zeros(ARGUMENTS.batch, 3, *ARGUMENTS.image_size)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.features = draw_features(model, batch)
+        self.images = torch.zeros(batch, 3, *model.input_size)
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1e-6)
 
-    def gradients(self) -> None:
-        """Compute loss and gradients."""
+    def compute_gradients(self) -> None:
+        """Compute the gradients of the loss."""
         self.optimizer.zero_grad()
         output = self.model.model(self.images, self.features)
-        self.model.loss(output.latents, output.log_det, output.commitment).total.backward()
+        self.model.loss(output.latents, output.log_dets, output.commitment).total.backward()
 
     def step(self, name: str) -> None:
         """Take a step in one of the forms."""
-        with form(name):
-            self.gradients()
+        with form(self.model, name):
+            self.compute_gradients()
             self.optimizer.step()
 
     def gradient_error(self) -> float:
@@ -318,12 +183,12 @@ class Training:
         with a ten thousandth of the largest gradient.
         """
         buffers, found = {name: b.clone() for name, b in self.model.named_buffers()}, []
-        for name in ("plain", "tables"):
+        for name in FORMS:
             for key, buffer in self.model.named_buffers():
                 buffer.copy_(buffers[key])
             torch.manual_seed(0)
-            with form(name):
-                self.gradients()
+            with form(self.model, name):
+                self.compute_gradients()
             found.append([p.grad.clone() for p in self.parameters])
         plain, tables = found
         floor = 1e-4 * max(float(a.abs().max()) for a in plain)
@@ -332,45 +197,52 @@ class Training:
         )
 
 
-def run_training(model: VQFlow) -> None:
+def run_training(model: VQFlow, options: argparse.Namespace) -> None:
     """Compare training steps."""
-    training = Training(model)
+    training = Training(model, options.batch)
     error = training.gradient_error()
-    times = measure({n: lambda n=n: training.step(n) for n in ("plain", "tables")}, ARGUMENTS.training_rounds)
-    title = f"training step, batch {ARGUMENTS.batch}, flow side"
-    show(title, times["plain"], times["tables"], f"gradients differ by {error:.0e}")
-    peaks = [in_new_process("--only-train", name) for name in ("plain", "tables")]
-    print(
-        f"| Peak memory of training, MB | {peaks[0]:,.0f} | {peaks[1]:,.0f} | {peaks[0] / peaks[1]:.2f} | |", flush=True
-    )
+    times = take_turns({name: partial(training.step, name) for name in FORMS}, options.training_rounds)
+    print_times(f"training step, batch {options.batch}, flow side", times, f"gradients differ by {error:.0e}")
+    del training
+    same = [*options.pairs, "--config", options.config, "--input-size", *model.input_size]
+    same += ["--threads", options.threads, "--batch", options.batch]
+    print_sizes("Peak memory of training, MB", *(in_new_process(__file__, *same, "--only-train", n) for n in FORMS))
 
 
-def in_new_process(option: str, value: str) -> float:
-    """Run this script with a hidden option, and return the number that it prints last."""
-    command = [sys.executable, __file__, "--config", str(ARGUMENTS.config), "--threads", str(ARGUMENTS.threads)]
-    command += ["--batch", str(ARGUMENTS.batch), option, value]
-    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return float(result.stdout.split()[-1])
+def main(arguments: list[str] | None = None) -> None:
+    """Run what the command line asks for.
 
+    Args:
+        arguments: Command line; None for that of the process.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_options(parser, CONFIG)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9, help="of inference; half as many in torch")
+    parser.add_argument("--training-rounds", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=8, help="of training, and the larger one of torch inference")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only-train", choices=FORMS, help=argparse.SUPPRESS)  # this script's own processes
+    options = parser.parse_args(arguments)
 
-def main() -> None:
-    """Run what the command line asks for."""
-    if ARGUMENTS.only_train:
-        training = Training(make_model())
+    torch.set_num_threads(options.threads)
+    model = build(options.config, options.pairs, options.input_size)
+    randomize_(model)
+    if options.only_train:
+        training = Training(model, options.batch)
         for _ in range(2):
-            training.step(ARGUMENTS.only_train)
+            training.step(options.only_train)
         print(peak_memory())
         return
-    print(f"{ARGUMENTS.config.name}, {ARGUMENTS.threads} threads, torch {torch.__version__}, {openvino.__version__}")
-    print("| ms, wall (processor) | plain | tables | plain over tables | |\n|---|--:|--:|--:|---|", flush=True)
-    model = make_model()
-    if "torch" in ARGUMENTS.parts:
-        run_torch(model)
-    if "openvino" in ARGUMENTS.parts:
-        with tempfile.TemporaryDirectory() as folder:
-            run_openvino(model, Path(folder))
-    if "training" in ARGUMENTS.parts:
-        run_training(model)
+    versions = f"torch {torch.__version__}, OpenVINO {openvino.__version__}"
+    print(f"{options.config.name}, {options.threads} threads, {versions}\n")
+    print_header("ms, wall (processor)", *FORMS, "plain over tables", "")
+    if "torch" in options.parts:
+        compare_torch(model, options.batch, max(options.rounds // 2, 2))
+    if "openvino" in options.parts:
+        run_openvino(model, options.threads, options.rounds)
+    if "training" in options.parts:
+        run_training(model, options)
 
 
 if __name__ == "__main__":

@@ -5,25 +5,61 @@
 
 Takes the folder of a run, for its exported model and its checkpoint. The images of the folder are scored by
 ``examples/folder_inference.py``, by anomalib's ``OpenVINOInferencer`` one by one (in float32, too), and by
-``Engine.predict`` from the checkpoint, which is what ``anomalib predict`` calls, without pictures; in turn, after one
-run each that does not count. Models are loaded before. Printed are medians; the scores must agree.
+``Engine.predict`` from the checkpoint, which is what ``anomalib predict`` calls, without visualization; in turn, after
+one run each that does not count. Models are loaded before. Printed are medians; the scores must agree.
 """
 
 import argparse
 import importlib.util
-import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from anomalib.deploy import OpenVINOInferencer
 from anomalib.engine import Engine
+from measuring import take_turns
 
 from anomalib_vqflow import VQFlow
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "folder_inference.py"
 LARGEST_DIFFERENCE = 1e-3
+
+Scores = dict[Path, float]
+
+
+def by_example(path: Path, folder: Path, num_threads: int) -> Callable[[], Scores]:
+    """Load an exported model as our example does."""
+    spec = importlib.util.spec_from_file_location("folder_inference", EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    compiled, images = example.compile_model(path, num_threads=num_threads), example.find_images(folder)
+
+    def score() -> Scores:
+        predictions = example.score(compiled, images, num_threads).predictions
+        return {image: prediction.score for image, prediction in predictions.items()}
+
+    return score
+
+
+def by_inferencer(path: Path, folder: Path, num_threads: int) -> Callable[[], Scores]:
+    """Load an exported model into anomalib's inferencer."""
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads}
+    inferencer = OpenVINOInferencer(path, "CPU", settings)
+    return lambda: {image: inferencer.predict(image).pred_score.item() for image in sorted(folder.iterdir())}
+
+
+def by_engine(checkpoint: Path, folder: Path, results: str) -> Callable[[], Scores]:
+    """Load a checkpoint into anomalib's engine."""
+    model = VQFlow.load_from_checkpoint(checkpoint, map_location="cpu")
+    model.visualizer = None
+    engine = Engine(default_root_dir=results, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+
+    def score() -> Scores:
+        batches = engine.predict(model, data_path=folder)
+        return {Path(p): s.item() for b in batches for p, s in zip(b.image_path, b.pred_score, strict=True)}
+
+    return score
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,50 +77,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads that compute, and that read")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each way")
     options = parser.parse_args(arguments)
-    spec = importlib.util.spec_from_file_location("folder_inference", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+
     torch.set_num_threads(options.threads)
-
-    path = options.run / "weights" / "openvino" / "model.xml"
-    images = example.find_images(options.images.resolve())
-    compiled = example.compile_model(path, num_threads=options.threads)
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": options.threads}
-    inferencer = OpenVINOInferencer(path, "CPU", settings)
-    model = VQFlow.load_from_checkpoint(options.run / "weights/lightning/model.ckpt", map_location="cpu")
-    model.visualizer = None
+    exported, images = options.run / "weights" / "openvino" / "model.xml", options.images.resolve()
+    scores: dict[str, Scores] = {}
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(default_root_dir=folder, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
-
-        def by_engine() -> dict[Path, float]:
-            batches = engine.predict(model, data_path=options.images.resolve())
-            return {Path(p): s.item() for b in batches for p, s in zip(b.image_path, b.pred_score, strict=True)}
-
         ways = {
-            "examples/folder_inference.py": lambda: {
-                image: prediction.score
-                for image, prediction in example.score(compiled, images, options.threads).predictions.items()
-            },
-            "OpenVINOInferencer": lambda: {image: inferencer.predict(image).pred_score.item() for image in images},
-            "Engine.predict": by_engine,
+            "examples/folder_inference.py": by_example(exported, images, options.threads),
+            "OpenVINOInferencer": by_inferencer(exported, images, options.threads),
+            "Engine.predict": by_engine(options.run / "weights" / "lightning" / "model.ckpt", images, folder),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(options.rounds + 1):
-            scores = {}
-            for name, way in ways.items():
-                start = time.perf_counter()
-                scores[name] = way()
-                if number:
-                    seconds[name].append(time.perf_counter() - start)
+        calls = {name: lambda name=name, way=way: scores.update({name: way()}) for name, way in ways.items()}
+        times = take_turns(calls, options.rounds)
     expected = scores["Engine.predict"]
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        off = max(abs(scores[name][image] - expected[image]) for image in expected)
-        print(f"{name}: {len(images) / median:.1f} images/s, scores at most {off:.1e} from Engine.predict's")
-        if off > LARGEST_DIFFERENCE or len(scores[name]) != len(expected):
+    for name, found in scores.items():
+        if found.keys() != expected.keys() or any(abs(found[i] - expected[i]) > LARGEST_DIFFERENCE for i in expected):
             msg = f"{name} disagrees with Engine.predict, so that their times do not compare."
             raise RuntimeError(msg)
-    print(f"{len(images)} images, {options.threads} threads, medians of {options.rounds} rounds")
+        off = max(abs(found[image] - expected[image]) for image in expected)
+        rate = len(found) / times[name].wall
+        print(f"{name}: {rate:.1f} images/s, scores at most {off:.1e} from Engine.predict's")
+    print(f"{len(expected)} images, {options.threads} threads, medians of {options.rounds} rounds")
 
 
 if __name__ == "__main__":

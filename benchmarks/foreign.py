@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
-from seeds import configuration_overrides
+from measuring import print_header, print_row
+from models import configuration_overrides
 from sklearn.metrics import roc_auc_score
 
 from anomalib_vqflow import MultiCategory, VQFlow
@@ -51,10 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append((category, auroc, float(np.mean(foreign > np.quantile(normal, 0.95)))))
         print(rows[-1], flush=True)
 
-    print("\n| left out | AUROC, foreign against normal | foreign above 95 % of the normal |\n|---|---|---|")
-    for category, auroc, share in rows:
-        print(f"| {category} | {auroc:.3f} | {share:.3f} |")
-    print(f"| mean | {statistics.fmean(row[1] for row in rows):.3f} | {statistics.fmean(row[2] for row in rows):.3f} |")
+    print()
+    print_header("left out", "AUROC, foreign against normal", "foreign above 95 % of the normal")
+    mean = ("mean", *(statistics.fmean(row[column] for row in rows) for column in (1, 2)))
+    for category, auroc, share in (*rows, mean):
+        print_row(category, f"{auroc:.3f}", f"{share:.3f}")
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a configuration with several seeds and print a table of means and deviations, for the README.
+"""Train a configuration with several seeds and print a table of means and deviations.
 
     python benchmarks/seeds.py configs/quick_start.yaml --seeds 0 1 2
 
@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
+from measuring import mean_and_deviation, print_header, print_row
+from models import configuration_overrides
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
 from anomalib_vqflow import MultiCategory, VQFlow
 
-NOT_EVALUABLE = "\N{EN DASH}"
 METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 
 
@@ -52,18 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     names = ", ".join(map(str, options.seeds))
     print(f"\n{options.config}, seeds {names}, {statistics.mean(seconds) / 60:.1f} minutes each:\n")
-    print(f"| category | {' | '.join(metric.replace('_', ' ') for metric in METRICS)} |")
-    print(f"|---|{'---|' * len(METRICS)}")
-    for category in runs[0]:
-        cells = [summary([run[category].metrics[metric] for run in runs]) for metric in METRICS]
-        print(f"| {category} | {' | '.join(cells)} |")
+    print_header("category", *(metric.replace("_", " ") for metric in METRICS))
+    for category in runs[0].index:
+        print_row(category, *(mean_and_deviation([run.loc[category, metric] for run in runs]) for metric in METRICS))
     for name in concepts[0]:
-        print(f"{name}: {summary([measures[name] for measures in concepts])}")
-
-
-def configuration_overrides(rest: list[str]) -> dict[str, str]:
-    """Turn options that are not the benchmark's, as ``--trainer.max_epochs 5``, into overrides of a configuration."""
-    return {name.removeprefix("--"): value for name, value in zip(rest[::2], rest[1::2], strict=True)}
+        print(f"{name}: {mean_and_deviation([measures[name] for measures in concepts])}")
 
 
 @torch.no_grad()
@@ -90,21 +84,6 @@ def concept_measures(model: VQFlow, datamodule: MultiCategory) -> dict[str, floa
         "purity": counts.max(axis=0).sum() / len(found),
         "normalized mutual information": normalized_mutual_info_score(known, found),
     }
-
-
-def summary(values: list[float]) -> str:
-    """Write mean and deviation; a dash for what is not evaluable.
-
-    Args:
-        values: One value per seed; NaN if not evaluable.
-
-    Returns:
-        Such as ``0.912 ± 0.004``.
-    """
-    mean = statistics.fmean(values)
-    if mean != mean:
-        return NOT_EVALUABLE
-    return f"{mean:.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lower precision costs: export a checkpoint to OpenVINO in every precision, and compare with FP32.
+"""What compression costs in accuracy: export a checkpoint to OpenVINO in every way, and compare with FP32.
 
-    python benchmarks/precision_cost.py model.ckpt --data data.yaml
+    python benchmarks/compression_accuracy.py model.ckpt --data data.yaml
 
 ``data.yaml`` holds ``class_path`` and ``init_args`` of a datamodule, as for ``anomalib train --data``. Instead of it,
 ``--root`` takes a folder of categories in MVTec layout.
@@ -10,9 +10,9 @@ Image and pixel AUROC are means over the categories of what users get, scores no
 FP32 are in percent of its range over all test images, the mean and the largest. Every model computes in the type it was
 exported in, not in the bfloat16 that OpenVINO prefers where the CPU has it; a row of FP32 with that shows its cost.
 
-INT8 stores weights in 8 bits, INT8_PTQ also computes in them, calibrated on validation images. INT8_ACQ leaves in FP32
-what costs accuracy. As anomalib has it, it measures that on the test images, so its row is optimistic; and it takes
-long.
+INT8 stores weights as 8-bit integers, INT8_PTQ also computes with such, calibrated on validation images. INT8_ACQ
+leaves in FP32 what costs accuracy. As anomalib has it, it measures that on the test images, so its row is optimistic;
+and it takes long.
 """
 
 import argparse
@@ -26,6 +26,8 @@ import torch
 import yaml
 from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.deploy import CompressionType
+from measuring import file_size, print_header, print_row
+from models import ONNX
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
@@ -33,7 +35,6 @@ from anomalib_vqflow import MultiCategory, VQFlow
 from anomalib_vqflow.export import calibration_size
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
-QUIET = {"verbose": False}  # torch's exporter
 
 
 class Predictions(NamedTuple):
@@ -93,8 +94,12 @@ def percent_off(actual: Tensor, expected: Tensor) -> tuple[float, float]:
     return difference.mean().item(), difference.max().item()
 
 
-def main() -> None:
-    """Export, compare and print a table."""
+def main(arguments: list[str] | None = None) -> None:
+    """Export, compare and print a table.
+
+    Args:
+        arguments: Command line; None for that of the process.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     source = parser.add_mutually_exclusive_group(required=True)
@@ -102,38 +107,39 @@ def main() -> None:
     source.add_argument("--root", type=Path, help="folder of categories in MVTec layout")
     parser.add_argument("--categories", nargs="+", default="all", help="which of them")
     parser.add_argument("--types", nargs="+", default=[t.name for t in CompressionType], help="FP16, INT8, ...")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
 
-    model = VQFlow.load_from_checkpoint(arguments.checkpoint, map_location="cpu")
-    if arguments.data:
-        datamodule = get_datamodule(yaml.safe_load(arguments.data.read_text()))
+    model = VQFlow.load_from_checkpoint(options.checkpoint, map_location="cpu")
+    if options.data:
+        datamodule = get_datamodule(yaml.safe_load(options.data.read_text()))
     else:
-        datamodule = MultiCategory(arguments.root, arguments.categories, num_workers=0)
+        datamodule = MultiCategory(options.root, options.categories, num_workers=0)
     with tempfile.TemporaryDirectory() as folder, calibration_size(datamodule, model.input_size):
         datamodule.setup()
-        truth = read_truth(datamodule)
-        path = model.to_openvino(folder, onnx_kwargs=QUIET)
-        expected = predict(path, datamodule, EXACT)
-        print("|  | image AUROC | pixel AUROC | scores off, % | pixels off, % | labels changed | MB |")
-        print("|---|---|---|---|---|---|---|")
-        print_row("FP32", path, expected, expected, truth)
-        print_row("FP32, CPU's choice", path, predict(path, datamodule, {}), expected, truth)
-        for name in arguments.types:
-            compression = CompressionType[name]
-            path = model.to_openvino(
-                Path(folder) / name, compression_type=compression, datamodule=datamodule, onnx_kwargs=QUIET
-            )
-            print_row(name, path, predict(path, datamodule, EXACT), expected, truth)
+        compare(model, datamodule, [CompressionType[name] for name in options.types], Path(folder))
 
 
-def print_row(name: str, path: Path, actual: Predictions, expected: Predictions, truth: Truth) -> None:
+def compare(model: VQFlow, datamodule: AnomalibDataModule, types: list[CompressionType], folder: Path) -> None:
+    """Export a model, predict the test images, and print a line for each way."""
+    truth = read_truth(datamodule)
+    path = model.to_openvino(folder, onnx_kwargs=ONNX)
+    expected = predict(path, datamodule, EXACT)
+    print_header("", "image AUROC", "pixel AUROC", "scores off, %", "pixels off, %", "labels changed", "MB")
+    print_result("FP32", path, expected, expected, truth)
+    print_result("FP32, CPU's choice", path, predict(path, datamodule, {}), expected, truth)
+    for kind in types:
+        place = folder / kind.name
+        path = model.to_openvino(place, compression_type=kind, datamodule=datamodule, onnx_kwargs=ONNX)
+        print_result(kind.name, path, predict(path, datamodule, EXACT), expected, truth)
+
+
+def print_result(name: str, path: Path, actual: Predictions, expected: Predictions, truth: Truth) -> None:
     """Print a model's line of the table."""
     image, pixel = mean_auroc(actual, truth)
     scores = "{:.2f}, at most {:.1f}".format(*percent_off(actual.scores, expected.scores))
     pixels = "{:.2f}, at most {:.1f}".format(*percent_off(actual.maps, expected.maps))
     changed = f"{(actual.labels != expected.labels).sum()} of {len(actual.labels)}"
-    size = (path.stat().st_size + path.with_suffix(".bin").stat().st_size) / 1e6
-    print(f"| {name} | {image:.4f} | {pixel:.4f} | {scores} | {pixels} | {changed} | {size:.1f} |", flush=True)
+    print_row(name, f"{image:.4f}", f"{pixel:.4f}", scores, pixels, changed, f"{file_size(path):.1f}")
 
 
 if __name__ == "__main__":
