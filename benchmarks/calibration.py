@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from anomalib.engine import Engine
 from measuring import mean_and_deviation, print_header, print_row
-from sklearn.metrics import f1_score, precision_recall_curve
+from sklearn.metrics import f1_score
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from anomalib_vqflow import MultiCategory, VQFlow
+from anomalib_vqflow.report.measures import best_threshold
 
 NUM_SPLITS = 20
 NUM_FOREIGN = 64
@@ -110,14 +111,13 @@ def judge_threshold(scored: Scored) -> dict[str, float]:
     scores, labels, groups, foreign = scored
     own, best = [], []
     for half in random_halves(groups):
-        threshold, _ = best_f1(labels[half], scores[half])
-        own.append(f1_score(labels[~half], scores[~half] >= threshold))
-        best.append(best_f1(labels[~half], scores[~half])[1])
+        own.append(f1_score(labels[~half], scores[~half] >= best_threshold(scores[half], labels[half])))
+        best.append(f1_score(labels[~half], scores[~half] >= best_threshold(scores[~half], labels[~half])))
     values = {
         "pooled image F1, threshold from the other half": statistics.fmean(own),
         "pooled image F1max of this half": statistics.fmean(best),
     }
-    threshold, _ = best_f1(labels, scores)
+    threshold = best_threshold(scores, labels)
     shares = {kind: float(np.mean(found >= threshold)) for kind, found in foreign.items()}
     return values | {f"foreign images above the threshold: {kind}": share for kind, share in shares.items()}
 
@@ -138,14 +138,6 @@ def random_halves(groups: np.ndarray) -> Iterator[np.ndarray]:
             members = generator.permutation(np.flatnonzero(groups == group))
             half[members[: len(members) // 2]] = True
         yield half
-
-
-def best_f1(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Find the threshold with the best F1 score, and that score."""
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
-    values = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    best = int(values[:-1].argmax())
-    return float(thresholds[best]), float(values[best])
 
 
 if __name__ == "__main__":

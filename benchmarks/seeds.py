@@ -13,15 +13,15 @@ import statistics
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 from measuring import mean_and_deviation, print_header, print_row
 from models import configuration_overrides
-from sklearn.metrics import normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
 
 from anomalib_vqflow import MultiCategory, VQFlow
+from anomalib_vqflow.report.measures import measure_agreement
 
 METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 
@@ -78,12 +78,8 @@ def concept_measures(model: VQFlow, datamodule: MultiCategory) -> dict[str, floa
         semantic = model.model.features(model.pre_processor(batch.image)).semantic
         found += model.model.concept(semantic).indices.tolist()
         known += [datamodule.category_by_path[path] for path in batch.image_path]
-    counts = contingency_matrix(known, found)
-    return {
-        "concepts in use": float(len(set(found))),
-        "purity": counts.max(axis=0).sum() / len(found),
-        "normalized mutual information": normalized_mutual_info_score(known, found),
-    }
+    purity, nmi = measure_agreement(pd.DataFrame({"concept": found, "category": known}))
+    return {"concepts in use": float(len(set(found))), "purity": purity, "normalized mutual information": nmi}
 
 
 if __name__ == "__main__":
