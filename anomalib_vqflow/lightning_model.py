@@ -28,7 +28,6 @@ from .features import height_and_width
 from .fitting import FittingMixin
 from .loss import LossTerms, VQFlowLoss
 from .naming import first_names
-from .precision import SMALLEST_NOISE
 from .schedule import TrainingDefaultsMixin, WarmupSchedule
 from .torch_model import InferencerPrediction, Prediction, VQFlowModel
 
@@ -172,7 +171,6 @@ class VQFlow(FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExpo
             top_k_ratio=top_k_ratio,
         )
         self.loss = VQFlowLoss(commitment_weight=commitment_weight)
-        self.supports_int8_backbone = use_whitening and whitening_noise >= SMALLEST_NOISE
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> STEP_OUTPUT:
         """Compute the loss of a batch and log it with its parts.

@@ -102,9 +102,9 @@ def image_threshold(post_processor: object) -> float:
 def _train_loader(datamodule: AnomalibDataModule, max_images: int) -> DataLoader:
     """Read training images evenly drawn, in order, and as test images are read: without random augmentation."""
     data, test_data = datamodule.train_data, datamodule.test_data
-    test_parts = getattr(test_data, "parts", {"": test_data})
-    for name, part in getattr(data, "parts", {"": data}).items():
-        part.augmentations = test_parts[name].augmentations
+    test_datasets = getattr(test_data, "by_category", {"": test_data})
+    for name, dataset in getattr(data, "by_category", {"": data}).items():
+        dataset.augmentations = test_datasets[name].augmentations
     drawn = min(len(data), max_images)
     return DataLoader(
         Subset(data, [index * len(data) // drawn for index in range(drawn)]),

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from anomalib_vqflow.checkpoint import CHECKPOINT_KEY
 from anomalib_vqflow.data import MultiCategory
-from anomalib_vqflow.export import calibration_size
+from anomalib_vqflow.data.resize import resize_images
 from anomalib_vqflow.lightning_model import VQFlow
 
 
@@ -90,14 +90,15 @@ def set_up(datamodule: AnomalibDataModule, size: tuple[int, int] | None) -> None
     """
     try:
         datamodule.prepare_data()
-        with calibration_size(datamodule, size):
-            datamodule.setup()
+        datamodule.setup()
     except (OSError, RuntimeError, ValueError) as error:
         raise SourceError(str(error)) from error
     for subset in ("train", "test"):
         if not len(getattr(datamodule, f"{subset}_data", ())):
             msg = f"The data ({datamodule.name}) have no {subset} images; both training and test images are needed."
             raise SourceError(msg)
+    if size is not None:
+        resize_images(datamodule, size)
 
 
 def read_batches(batches: Iterable[ImageBatch], description: str) -> Iterator[ImageBatch]:

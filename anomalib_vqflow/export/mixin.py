@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of an export, as anomalib's hooks."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from anomalib import TaskType
+from anomalib.data import AnomalibDataModule
+from anomalib.deploy import CompressionType
+from anomalib.metrics import F1Score
+from anomalib.models.components.base.export_mixin import ExportMixin
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics import Metric
+
+from anomalib_vqflow.condition import frozen_tables
+from anomalib_vqflow.data.resize import resize_images
+
+from .int8 import ignored_scope, quantize, quantize_with_accuracy_control
+from .module_paths import name_nodes_by_module
+from .openvino import resize_extension, table_lookup_extension
+
+if TYPE_CHECKING:
+    import openvino
+
+ONNX_OPSET = 18
+"""The lowest operator set that torch's exporter writes itself, and the first whose ``Resize`` can antialias."""
+
+ENOUGH_IMAGES = 300
+"""Images that NNCF recommends to quantize with."""
+
+
+class AntialiasExportMixin(ExportMixin, LightningModule):
+    """Export of a model with the resizing of its training, and INT8 where it does no harm.
+
+    Exported models tell the concept of each image. In ONNX it is an output. anomalib's ``OpenVINOInferencer`` fails at
+    an output that it does not know, so in OpenVINO it is an inner tensor of that name, which ``model.add_outputs``
+    makes an output.
+    """
+
+    input_size: tuple[int, int] | None
+    is_exported = False  # while torch.onnx traces the model
+
+    def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
+        """Export to ONNX like anomalib, in the operator set that torch's exporter writes.
+
+        anomalib asks for an older one, to which the conversion fails noisily.
+
+        Args:
+            export_root: Folder to export to.
+            model_file_name: Name of the file, without suffix.
+            input_size: Height and width of the images, in pixels; None for any.
+            kwargs: Further arguments of ``torch.onnx.export``.
+
+        Returns:
+            Path of the model, whose nodes are named by their modules.
+        """
+        kwargs.setdefault("opset_version", ONNX_OPSET)
+        self.is_exported = True
+        try:
+            with frozen_tables(self.eval(), self._example_images(input_size)):
+                path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+        finally:
+            self.is_exported = False
+        name_nodes_by_module(path)
+        return path
+
+    def _example_images(self, input_size: tuple[int, int] | None) -> list[Tensor]:
+        """Make images of the only size that the exported model takes, or of two of many."""
+        height, width = input_size or self.input_size or (256, 256)
+        sizes = [(height, width)] if input_size else [(height, width), (height + 64, width + 64)]
+        return [torch.zeros(1, 3, *size, device=self.device) for size in sizes]
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+    ) -> Path:
+        """Export to OpenVINO like anomalib, with antialiased resizing, and with INT8 only where it does no harm.
+
+        INT8 is for where most of the work is; see :func:`.ignored_scope`. The backbone is among it if the flows were
+        trained on whitened maps with at least as much noise as INT8 makes, the default.
+
+        Args:
+            export_root: Folder to export to.
+            model_file_name: Name of the files, without suffix.
+            input_size: Height and width of the images, in pixels; None for any.
+            compression_type: None for FP32, ``FP16``, ``INT8`` (weights only), ``INT8_PTQ`` or ``INT8_ACQ``.
+            datamodule: Data for ``INT8_PTQ`` (validation images) and ``INT8_ACQ`` (also test images).
+            metric: Judges ``INT8_ACQ``, higher is better; None for the image labels' F1 score.
+            task: Unused, as in anomalib.
+            max_drop: Largest drop of the metric under ``INT8_ACQ``.
+            ov_kwargs: Further arguments of ``openvino.convert_model``.
+            onnx_kwargs: Further arguments of ``torch.onnx.export``.
+
+        Returns:
+            Path of the ``.xml`` file.
+
+        Raises:
+            ValueError: If there are no images to quantize with, or ``max_drop`` is not in [0, 1].
+        """
+        prediction = self.eval()(self._example_images(input_size)[0])
+        known_to_inferencers = [name for name, value in prediction._asdict().items() if value is not None]
+        return super().to_openvino(
+            export_root,
+            model_file_name,
+            input_size,
+            compression_type,
+            datamodule,
+            metric,
+            task,
+            max_drop,
+            {
+                "extension": [resize_extension(), table_lookup_extension()],
+                "output": known_to_inferencers,
+                **(ov_kwargs or {}),
+            },
+            onnx_kwargs,
+        )
+
+    def _compress_ov_model(
+        self,
+        model: "openvino.Model",
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+    ) -> "openvino.Model":
+        """Compress a model; anomalib's own hook would compress all of it."""
+        del task
+        import nncf
+
+        ignored = ignored_scope(model, self)
+        if compression_type == CompressionType.INT8:
+            return nncf.compress_weights(model, ignored_scope=ignored)
+        if compression_type not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
+            known = ", ".join(kind.value for kind in CompressionType)
+            msg = f"compression_type must be one of {known}, got {compression_type}."
+            raise ValueError(msg)
+        datamodule = _set_up(datamodule, compression_type.name)
+        batch, _, height, width = model.input(0).partial_shape
+        is_static = height.is_static and width.is_static
+        size = (height.get_length(), width.get_length()) if is_static else self.input_size
+        if size is not None:
+            resize_images(datamodule, size)
+        images, labeled_images = (
+            _rebatch(loader, batch.get_length()) if batch.is_static else loader
+            for loader in (datamodule.val_dataloader(), datamodule.test_dataloader())
+        )
+        if compression_type == CompressionType.INT8_PTQ:
+            return quantize(model, ignored, images)
+        metric = metric or F1Score(fields=["pred_label", "gt_label"])
+        return quantize_with_accuracy_control(model, ignored, images, labeled_images, metric, max_drop)
+
+
+def _set_up(datamodule: AnomalibDataModule | None, compression: str) -> AnomalibDataModule:
+    """Make sure that there are images to quantize with."""
+    if datamodule is None:
+        msg = f"{compression} needs images: give a datamodule, or --data on a command line."
+        raise ValueError(msg)
+    datamodule.setup("fit")
+    num_images = len(getattr(datamodule, "val_data", ()))
+    if not num_images:
+        msg = f"{compression} needs validation images: give the datamodule a val_split_mode."
+        raise ValueError(msg)
+    if num_images < ENOUGH_IMAGES:
+        rank_zero_warn(f"{compression} has {num_images} validation images; NNCF recommends {ENOUGH_IMAGES}.")
+    return datamodule
+
+
+def _rebatch(loader: DataLoader, batch_size: int) -> DataLoader:
+    """Read the same images in batches of another size; those that remain are left out."""
+    return DataLoader(
+        loader.dataset,
+        batch_size,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        drop_last=True,
+    )

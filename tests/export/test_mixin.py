@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported models predict what the Lightning model predicts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from anomalib_vqflow.export import mixin
+from anomalib_vqflow.quantization import Codebook
+from tests.tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model
+
+from .predictions import FP32, TOLERANCE, check_equal, some_images
+
+SIZES = [(64, 64), (100, 150), (40, 48)]  # nominal, shrinking, growing
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
+def test_predictions_equal_lightning(model, predictor, kind, batch, size):
+    """An export without an input size takes any batch and image size, and predicts what the Lightning model does."""
+    images = some_images(batch, size)
+    with torch.no_grad():
+        expected = model(images)
+    check_equal(predictor(kind)(images), expected)
+
+
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_inferencers_equal_engine(folder, root, checkpoint, predictor, kind):
+    """From a file and from its array, anomalib's inferencers predict what ``Engine.predict`` does.
+
+    The file is larger than the model's input. anomalib resizes with antialiasing in the engine, and without in its own
+    exports: on real images of twice and five times the input size, the image scores of a model trained on four of the
+    categories in ``../shared/data`` then moved by up to half of their range, pixels by up to 45 % of it, and up to
+    7 % more good images raised an alarm. Its users should get the scores that the thresholds were fitted to, so our
+    exports antialias.
+    """
+    path = root / "bolt" / "test" / "hole" / "000.png"
+    (expected,) = tiny_engine(folder).predict(tiny_model(), data_path=path, ckpt_path=checkpoint)
+    check_equal(predictor(kind)(path), expected)
+    check_equal(predictor(kind)(np.asarray(Image.open(path))), expected)
+
+
+def test_codes_equal_lightning(model, exported, folder):
+    """The exported model assigns every image to the same concept and every cell to the same pattern."""
+    graph = onnx.load(exported("onnx"))
+    choices = [node.output[0] for node in graph.graph.node if node.op_type == "ArgMin"]
+    graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in choices)
+    onnx.save(graph, folder / "codes.onnx")
+    images = some_images(4, (100, 150))
+    actual = onnxruntime.InferenceSession(folder / "codes.onnx").run(choices, {"input": images.numpy()})
+
+    expected = []
+    codebooks = [module for module in model.model.modules() if isinstance(module, Codebook)]
+    hooks = [book.register_forward_hook(lambda *call: expected.append(call[-1].indices)) for book in codebooks]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    assert len(expected) == len(choices) == 1 + 4  # concept, three detail levels, semantic level
+    assert len(expected[0].unique()) > 1
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_graph_holds_inference_only(model, exported):
+    """No node is for training, none is idle, and no tensor is stored that inference does not need."""
+    graph = onnx.load(exported("onnx")).graph
+    kinds = {node.op_type for node in graph.node}
+    training = {"BatchNormalization", "Dropout", "Multinomial", "RandomNormalLike", "RandomUniformLike", "ScatterND"}
+    assert not kinds & training
+    assert not kinds & {"If", "Loop", "Scan"}
+    axes = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer if "val" in tensor.name}
+    sums = [axes[node.input[1]] for node in graph.node if node.op_type == "ReduceSum"]
+    assert all(axis == [1] for axis in sums)  # scores may need the log-determinant of a cell, only the loss an image's
+
+    needed = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        assert needed & set(node.output), f"{node.name} leads nowhere"
+        needed |= set(node.input)
+    stored = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    assert stored.keys() <= needed
+    assert not any("code_sums" in name for name in stored)
+    parameters = sum(p.numel() for p in model.model.parameters())
+    codes = sum(m.codes.numel() for m in model.model.modules() if isinstance(m, Codebook))
+    assert sum(stored.values()) < 1.01 * (parameters + codes)  # nothing of the size of a Jacobian or a table
+
+
+def test_outputs(exported):
+    """The model says what anomalib's inferencers expect, for any batch size."""
+    outputs = openvino.Core().read_model(exported("openvino")).outputs
+    assert {output.any_name for output in outputs} == {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
+    assert all(output.partial_shape[0].is_dynamic for output in outputs)
+
+
+def test_concepts_can_be_read(model, exported):
+    """Each format tells the concept of each image: ONNX and torch at once, OpenVINO on demand."""
+    images = some_images(4, (100, 150))
+    with torch.no_grad():
+        expected = model(images).concept
+    assert len(expected.unique()) > 1
+
+    session = onnxruntime.InferenceSession(exported("onnx"))
+    np.testing.assert_array_equal(session.run(["concept"], {"input": images.numpy()})[0], expected)
+    assert torch.equal(TorchInferencer(exported("torch"), device="cpu").model(images).concept, expected)
+    inferred = openvino.Core().read_model(exported("openvino"))
+    inferred.add_outputs("concept")
+    np.testing.assert_array_equal(openvino.compile_model(inferred, "CPU", FP32)(images.numpy())["concept"], expected)
+
+
+def test_operator_set(monkeypatch, tmp_path):
+    """ONNX is written in the exporter's own operator set, unless the user asks for another."""
+    asked = []
+    monkeypatch.setattr(torch.onnx, "export", lambda **arguments: asked.append(arguments["opset_version"]))
+    monkeypatch.setattr(mixin, "name_nodes_by_module", lambda _: None)  # of a file that is not written
+    tiny_model().to_onnx(tmp_path)
+    tiny_model().to_onnx(tmp_path, opset_version=20)
+    assert asked == [18, 20]
+
+
+def test_layers_are_named_by_modules(model, exported):
+    """Every convolution and matrix product of the ONNX model tells by its name which module it comes from."""
+    paths = {path for path, _ in model.named_modules()}
+    layers = [node for node in onnx.load(exported("onnx")).graph.node if node.op_type in {"Conv", "Gemm", "MatMul"}]
+    modules = {node.name.partition("/")[0] for node in layers}
+    assert modules <= paths
+    assert {".".join(path.split(".")[:2]) for path in modules} >= {"model.features", "model.concept", "model.flow"}
+
+
+@pytest.mark.parametrize(
+    ("compression", "arguments", "message"),
+    [
+        ("int8_ptq", {}, "INT8_PTQ needs images: give a datamodule"),
+        ("int8_acq", {}, "INT8_ACQ needs images: give a datamodule"),
+        ("int8_ptq", {"val_split_mode": "none"}, "INT8_PTQ needs validation images"),
+        ("int4", {}, "compression_type must be one of"),
+    ],
+)
+def test_what_cannot_be_compressed_is_refused(model, exported, root, compression, arguments, message):
+    """The message says what is missing."""
+    inferred = openvino.Core().read_model(exported("openvino"))
+    known = {kind.value: kind for kind in CompressionType}
+    with pytest.raises(ValueError, match=message):
+        model._compress_ov_model(
+            inferred, known.get(compression, compression), tiny_data(root, **arguments) if arguments else None
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("compression", "arguments"),
+    [("fp16", {}), ("int8", {}), ("int8_ptq", {}), ("int8_acq", {"max_drop": 0.5})],
+)
+def test_compressed(model, exported, compression, arguments):
+    """Every compression exports from a checkpoint, with images of any size, to a smaller model that still predicts."""
+    path = exported("openvino", compression, **arguments)
+    images = some_images(4, (100, 150))
+    prediction = OpenVINOInferencer(path, device="CPU", config=FP32).predict(images)
+    with torch.no_grad():
+        expected = model(images)
+    error = np.abs(prediction.anomaly_map.reshape(expected.anomaly_map.shape) - expected.anomaly_map.numpy())
+    assert error.mean() < 0.1 * np.ptp(expected.anomaly_map.numpy())
+    full = exported("openvino").with_suffix(".bin").stat().st_size
+    # Without whitening, the backbone, which has half of this model's numbers, stays as it is.
+    assert path.with_suffix(".bin").stat().st_size < (0.6 if compression == "fp16" else 0.7) * full
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", [None, "int8_ptq"])
+def test_static_size(model, exported, compression):
+    """With an input size, a model takes images of this size only, and can still be quantized with images of others."""
+    path = exported("openvino", compression, input_size=(72, 80))
+    predict = OpenVINOInferencer(path, device="CPU", config=FP32).predict
+    prediction = predict(some_images(4, (72, 80)))
+    if compression is None:
+        with torch.no_grad():
+            check_equal(prediction, model(some_images(4, (72, 80))))
+    with pytest.raises(RuntimeError):
+        predict(some_images(1, (64, 64)))
+
+
+@pytest.mark.slow
+def test_static_batch(model, folder, root):
+    """A model that takes three images at once is quantized with three at once."""
+    quantized = {"compression_type": CompressionType.INT8_PTQ, "datamodule": tiny_data(root)}
+    path = model.to_openvino(folder / "static", **quantized, ov_kwargs={"input": [3, 3, 64, 64]})
+    compiled = openvino.compile_model(path, "CPU", FP32)
+    assert compiled(some_images(3, (64, 64)).numpy())["pred_score"].shape == (3,)
+
+
+@pytest.mark.slow
+def test_command_line(folder, checkpoint, model):
+    """``anomalib export`` writes the same model."""
+    arguments = [f"--model.{name}={value}" for name, value in ARGUMENTS.items() if name in {"backbone", "pre_trained"}]
+    command = [Path(sys.executable).parent / "anomalib", "export", "--model", "VQFlow", *arguments]
+    command += ["--export_type", "onnx", "--ckpt_path", checkpoint, "--export_root", folder / "cli"]
+    subprocess.run(command, check=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    session = onnxruntime.InferenceSession(folder / "cli" / "weights" / "onnx" / "model.onnx")
+    images = some_images(2, (100, 150))
+    (score,) = session.run(["pred_score"], {"input": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(score, model(images).pred_score, atol=TOLERANCE)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO computes what ONNX says, as fast as it can."""
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from torchvision.transforms.v2 import Resize
+
+from anomalib_vqflow.condition import ConditionedConv2d
+from anomalib_vqflow.export.openvino import resize_extension, table_lookup_extension
+
+from .predictions import FP32, some_images
+
+
+def resize_graph(path, by_size, **attributes):
+    """Write an ONNX model that does nothing but ``Resize``, to 10 × 7 or to 1.5 times the size."""
+    target = helper.make_tensor("sizes", TensorProto.INT64, [4], [2, 3, 10, 7])
+    inputs = ["input", "", "", "sizes"]
+    if not by_size:
+        target = helper.make_tensor("scales", TensorProto.FLOAT, [4], [1.0, 1.0, 1.5, 1.5])
+        inputs = ["input", "", "scales"]
+    shapes = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3, None, None]) for n in ("input", "output")]
+    node = helper.make_node("Resize", inputs, ["output"], **attributes)
+    graph = helper.make_graph([node], "resize", shapes[:1], shapes[1:], [target])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def resized(path, images, **arguments):
+    compiled = openvino.compile_model(openvino.convert_model(path, **arguments), "CPU", FP32)
+    return compiled(images.numpy())[0]
+
+
+@pytest.mark.parametrize(
+    ("by_size", "attributes"),
+    [
+        (True, {"mode": "linear"}),
+        (True, {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+        (False, {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}),
+        (False, {"mode": "cubic", "cubic_coeff_a": -0.5}),
+        (True, {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+        (False, {}),
+    ],
+    ids=str,
+)
+def test_other_resizes_convert_as_before(tmp_path, by_size, attributes):
+    """The extension changes nothing where no antialiasing is asked for."""
+    resize_graph(tmp_path / "model.onnx", by_size, **attributes)
+    images = some_images(2, (12, 9))
+    native = resized(tmp_path / "model.onnx", images)
+    np.testing.assert_array_equal(resized(tmp_path / "model.onnx", images, extension=resize_extension()), native)
+
+
+@pytest.mark.parametrize(("mode", "interpolation"), [("linear", 2), ("cubic", 3)])
+def test_openvino_antialiases_as_torch(tmp_path, mode, interpolation):
+    """With the extension, OpenVINO shrinks images exactly as torch does."""
+    resize_graph(tmp_path / "model.onnx", by_size=True, mode=mode, antialias=1)
+    images = some_images(2, (33, 40))
+    expected = Resize((10, 7), interpolation, antialias=True)(images)
+    actual = resized(tmp_path / "model.onnx", images, extension=resize_extension())
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def lookup_graph(path, *, by="GatherND", keepdims=0, axes=(1,), rank=2):
+    """Write an ONNX model that gathers rows of a table and sums some of them up."""
+    table = np.random.default_rng(0).normal(size=(7, 5, 3)[-rank:]).astype(np.float32)
+    shape = [None, 4, 1] if by == "GatherND" else [None, 4]
+    rows = helper.make_tensor_value_info("rows", TensorProto.INT64, shape)
+    nodes = [
+        helper.make_node(by, ["table", "rows"], ["gathered"]),
+        helper.make_node("ReduceSum", ["gathered", "axes"], ["output"], keepdims=keepdims),
+    ]
+    constants = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array(axes), "axes")]
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "lookup", [rows], [output], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return np.random.default_rng(1).integers(0, table.shape[0], (6, *shape[1:]))
+
+
+@pytest.mark.parametrize(
+    ("options", "bags"),
+    [
+        ({}, 1),
+        ({"keepdims": 1}, 0),
+        ({"axes": (2,)}, 0),
+        ({"axes": (0, 1)}, 0),
+        ({"by": "Gather"}, 0),
+        ({"rank": 3}, 0),
+    ],
+    ids=str,
+)
+def test_sums_of_table_rows_become_bags(tmp_path, options, bags):
+    """Rows of a table are added up as they are read; every other sum converts as before. The numbers stay."""
+    rows = lookup_graph(tmp_path / "model.onnx", **options)
+    native = openvino.convert_model(tmp_path / "model.onnx")
+    ours = openvino.convert_model(tmp_path / "model.onnx", extension=table_lookup_extension())
+    expected, actual = (openvino.compile_model(model, "CPU", FP32)(rows)[0] for model in (native, ours))
+
+    assert [op.get_type_name() for op in ours.get_ops()].count("EmbeddingBagPackedSum") == bags
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_exported_models_look_the_condition_up(model, exported):
+    """Every subnet's convolution holds a table, where that is smaller than its kernel."""
+    convolutions = [part for part in model.model.modules() if isinstance(part, ConditionedConv2d)]
+    graph = onnx.load(exported("onnx")).graph
+    kernels = {tuple(tensor.dims) for tensor in graph.initializer}
+    operations = [op.get_type_name() for op in openvino.Core().read_model(exported("openvino")).get_ops()]
+
+    assert operations.count("EmbeddingBagPackedSum") == len(convolutions) == 5
+    assert not kernels & {tuple(conv.weight.shape) for conv in convolutions}
