@@ -7,13 +7,13 @@ import pytest
 
 from .test_registration import check_python
 
-ON_DEMAND = ("data.synthetic", "pictures")
+ON_DEMAND = ("data.synthetic", "report")
 """Rooms that most programs never enter."""
 
 
 @pytest.mark.slow
 def test_joining_anomalib_imports_nothing_that_anomalib_does_not_use(tmp_path):
-    """Being found costs our own modules only, without generators and pictures; no other package comes with them."""
+    """Being found costs our own modules only, without generators and report; no other package comes with them."""
     script = f"""
         import sys
         import anomalib.models, anomalib.data
