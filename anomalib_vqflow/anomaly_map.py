@@ -121,9 +121,9 @@ class AnomalyMapGenerator(nn.Module):
         """Average the top share of the likelihood map before calibration; what calibration is fitted to.
 
         Args:
-            latents: See :meth:`forward`.
-            log_dets: See :meth:`forward`.
-            size: See :meth:`forward`.
+            latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
+            log_dets: Log-determinants of the cells in nats, shape ``(B, h_i, w_i)`` per level.
+            size: Height and width of the map, in pixels.
 
         Returns:
             Scores in standard deviations of a cell's energy, shape ``(B,)``.
@@ -135,8 +135,8 @@ class AnomalyMapGenerator(nn.Module):
         """Follow mean and variance of the energies of normal images, as running means over the last 100 batches or so.
 
         Args:
-            latents: See :meth:`forward`.
-            log_dets: See :meth:`forward`.
+            latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
+            log_dets: Log-determinants of the cells in nats, shape ``(B, h_i, w_i)`` per level.
         """
         levels = energies(latents, log_dets)
         mean = torch.stack([level.mean() for level in levels]).to(self.level_mean.dtype)

@@ -32,7 +32,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_vqflow import MultiCategory, VQFlow
-from anomalib_vqflow.export import calibration_size
+from anomalib_vqflow.data.resize import resize_images
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
@@ -114,8 +114,9 @@ def main(arguments: list[str] | None = None) -> None:
         datamodule = get_datamodule(yaml.safe_load(options.data.read_text()))
     else:
         datamodule = MultiCategory(options.root, options.categories, num_workers=0)
-    with tempfile.TemporaryDirectory() as folder, calibration_size(datamodule, model.input_size):
-        datamodule.setup()
+    datamodule.setup()
+    resize_images(datamodule, model.input_size)
+    with tempfile.TemporaryDirectory() as folder:
         compare(model, datamodule, [CompressionType[name] for name in options.types], Path(folder))
 
 

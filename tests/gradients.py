@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks on gradients, shared by the tests of the rooms."""
+"""Checks on gradients, shared by the tests of the modules."""
 
 from torch import nn
 

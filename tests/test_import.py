@@ -8,7 +8,7 @@ import pytest
 from .test_registration import check_python
 
 ON_DEMAND = ("data.synthetic", "report")
-"""Rooms that most programs never enter."""
+"""Modules that most programs never import."""
 
 
 @pytest.mark.slow
@@ -23,8 +23,8 @@ def test_joining_anomalib_imports_nothing_that_anomalib_does_not_use(tmp_path):
         assert {{"anomalib_vqflow.lightning_model", "anomalib_vqflow.data"}} <= added
         others = {{name.split(".")[0] for name in added}} - {{"anomalib_vqflow", *{sorted(sys.stdlib_module_names)}}}
         assert not others, others
-        rooms = ["anomalib_vqflow." + room for room in {ON_DEMAND}]
-        found = [name for name in added for room in rooms if name == room or name.startswith(room + ".")]
+        modules = ["anomalib_vqflow." + name for name in {ON_DEMAND}]
+        found = [name for name in added for module in modules if name == module or name.startswith(module + ".")]
         assert not found, found
     """
     check_python(script, cwd=tmp_path, TORCH_DEVICE_BACKEND_AUTOLOAD="0")

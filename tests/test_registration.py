@@ -153,9 +153,9 @@ ORDERS = {
     "predict": "import anomalib.data.predict",
     "ours": "import anomalib_vqflow",
     "our model": "from anomalib_vqflow import VQFlow",
-    "our model's room": "import anomalib_vqflow.lightning_model",
+    "our model's module": "import anomalib_vqflow.lightning_model",
     "our data": "from anomalib_vqflow import MultiCategory",
-    "our data's room": "import anomalib_vqflow.data",
+    "our data's module": "import anomalib_vqflow.data",
 }
 
 
@@ -469,11 +469,11 @@ def test_with_the_hook_off_the_long_path_and_an_import_still_work(environment):
 
 
 @pytest.mark.slow
-def test_our_rooms_do_not_import_engine_cli_or_pipelines(tmp_path):
+def test_our_modules_do_not_import_engine_cli_or_pipelines(tmp_path):
     script = """
         import sys
-        for room in ("lightning_model", "data", "evaluation", "backbones"):
-            __import__(f"anomalib_vqflow.{room}")
+        for module in ("lightning_model", "data", "evaluation", "backbones"):
+            __import__(f"anomalib_vqflow.{module}")
         found = [name for name in ("anomalib.engine", "anomalib.cli", "anomalib.pipelines") if name in sys.modules]
         assert not found, found
     """
