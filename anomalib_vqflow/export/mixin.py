@@ -161,12 +161,11 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         size = (height.get_length(), width.get_length()) if is_static else self.input_size
         if size is not None:
             resize_images(datamodule, size)
-        images, labeled_images = (
-            _rebatch(loader, batch.get_length()) if batch.is_static else loader
-            for loader in (datamodule.val_dataloader(), datamodule.test_dataloader())
-        )
+        batch_size = batch.get_length() if batch.is_static else None
+        images = _rebatch(datamodule.val_dataloader(), batch_size)
         if compression_type == CompressionType.INT8_PTQ:
             return quantize(model, ignored, images)
+        labeled_images = _rebatch(datamodule.test_dataloader(), batch_size)
         metric = metric or F1Score(fields=["pred_label", "gt_label"])
         return quantize_with_accuracy_control(model, ignored, images, labeled_images, metric, max_drop)
 
@@ -186,8 +185,10 @@ def _set_up(datamodule: AnomalibDataModule | None, compression: str) -> Anomalib
     return datamodule
 
 
-def _rebatch(loader: DataLoader, batch_size: int) -> DataLoader:
-    """Read the same images in batches of another size; those that remain are left out."""
+def _rebatch(loader: DataLoader, batch_size: int | None) -> DataLoader:
+    """Read the same images in batches of a size that a model demands, if it does; those that remain are left out."""
+    if batch_size is None:
+        return loader
     return DataLoader(
         loader.dataset,
         batch_size,

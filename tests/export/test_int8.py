@@ -95,6 +95,14 @@ def test_sums_and_norms_read_exact_values(compressed, noise):
     assert not readers & {"Add", "Multiply", "Subtract", "ReduceMean", "Power"}
 
 
+def test_only_layers_of_flow_steps_are_named(model, exported):
+    """With the sums and products of the Gaussian among them, NNCF would quantize what every subnet reads otherwise."""
+    inferred = openvino.Core().read_model(exported("openvino"))
+    kinds = {operator.get_friendly_name(): operator.get_type_name() for operator in inferred.get_ops()}
+    steps = paths_of(model, FP32_FLOW_STEPS)
+    assert {kinds[name] for name in ignored_scope(inferred, model).names if is_in_module(name, steps)} == {"MatMul"}
+
+
 def test_lost_names_are_refused():
     """Modules that cannot be found must not be compressed in silence."""
     model = openvino.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2))
