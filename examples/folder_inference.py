@@ -150,7 +150,7 @@ def score(
     tells_concept = any(CONCEPT in output.get_names() for output in compiled.outputs)
     found: dict[Path, Prediction] = {}
     failures: dict[Path, str] = {}
-    pictures: list[Future[None]] = []
+    writing: list[Future[None]] = []
     running: set[int] = set()
 
     def collect(index: int) -> None:
@@ -162,7 +162,7 @@ def score(
         if heat_maps is not None:
             target = heat_maps / (path.relative_to(root) if root else Path(path.name))
             anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()  # the request is used again
-            pictures.append(pool.submit(write_heat_map, target.with_name(f"{target.name}.png"), pixels, anomaly_map))
+            writing.append(pool.submit(write_heat_map, target.with_name(f"{target.name}.png"), pixels, anomaly_map))
 
     size = compiled.input(0).get_partial_shape()[1:3]
     fixed_size = None if size.is_dynamic else (size[0].get_length(), size[1].get_length())
@@ -181,8 +181,8 @@ def score(
         queue.wait_all()
         for index in sorted(running):
             collect(index)
-        for picture in pictures:
-            picture.result()  # raises what writing raised
+        for heat_map in writing:
+            heat_map.result()  # raises what writing raised
     return Results({path: found[path] for path in paths if path in found}, failures)
 
 

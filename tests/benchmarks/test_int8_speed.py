@@ -10,7 +10,7 @@ int8_speed = load_script("benchmarks/int8_speed.py")
 
 @pytest.mark.slow
 def test_times_and_sizes_are_printed(config, capsys):
-    """The whole model is timed in both types beside its backbone, and takes less room in INT8."""
+    """The whole model is timed in both types beside its backbone, and takes less space in INT8."""
     int8_speed.main(["--config", str(config), "use_whitening=true", "--threads", "1", "--rounds", "2"])
     rows = read_table(capsys.readouterr().out)
     (backbone, *_), (full, ratio, size), (*_, smaller) = (
