@@ -16,10 +16,6 @@ def resize_images(datamodule: AnomalibDataModule, size: tuple[int, int]) -> None
     Args:
         datamodule: A datamodule that is set up.
         size: Height and width, in pixels.
-
-    Example:
-        >>> datamodule.setup()  # doctest: +SKIP
-        >>> resize_images(datamodule, (256, 256))  # doctest: +SKIP
     """
     resize = Resize(list(size), antialias=True)
     for name in ("train_data", "val_data", "test_data"):
