@@ -2,11 +2,13 @@
 """What every test needs of the process that it shares with the others."""
 
 import ctypes
+import signal
 import sys
 from collections.abc import Iterator
 
 import pytest
 from lightning.pytorch import seed_everything
+from torch.utils.data._utils import signal_handling
 
 from .tiny import tiny_data, tiny_engine, tiny_model, tiny_root
 
@@ -19,7 +21,8 @@ def signal_stack() -> Iterator[None]:
 
     Every ``openvino.Core`` (2026.4, Linux) brings a signal stack, and when it is destroyed restores the one before,
     which may be that of another ``Core``, freed long ago. The next signal with a handler in Python then ends the
-    process by a segmentation fault; torch's data loaders install one for the end of child processes.
+    process by a segmentation fault; torch's data loaders install one for the end of child processes. So it is taken
+    away as well: the next test may end a child process while it destroys a ``Core``.
     """
     if sys.platform != "linux":
         yield
@@ -28,6 +31,8 @@ def signal_stack() -> Iterator[None]:
     libc.sigaltstack(None, before)
     yield
     libc.sigaltstack(before, None)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal_handling._SIGCHLD_handler_set = False
 
 
 @pytest.fixture(scope="session")
