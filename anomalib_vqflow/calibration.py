@@ -67,6 +67,12 @@ class ConceptCalibration(nn.Module):
         shape = (-1, *[1] * (scores.ndim - 1))
         return (scores - self.location[concept].view(shape)) / self.scale[concept].view(shape)
 
+    def reset_(self) -> None:
+        """Become the identity again."""
+        self.location.zero_()
+        self.scale.fill_(1)
+        self.fitted.fill_(value=False)
+
     @torch.no_grad()
     def fit_(self, scores: Tensor, concept: Tensor) -> None:
         """Fit to normal images.

@@ -9,15 +9,18 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from .naming import first_names
 
 CHECKPOINT_KEY = "vqflow"
+PRE_PROCESSOR_KEY = "anomalib_pre_processor_config"
 CHECKPOINT_FORMAT = 2
 """How weights are named. Checkpoints of version 0.1, which name them otherwise, tell no format."""
-MEANING = frozenset({"backbone", "layers", "input_size", "concept_dim", "position_dim", "quantization", "affine_clamp"})
-"""Arguments that change what the weights mean, perhaps without changing their shapes."""
+MAY_CHANGE = frozenset({"pre_trained", "commitment_weight", "lr", "warmup_ratio", "lr_schedule", "concept_novelty"})
+"""Arguments that may change after a training, because they only say how to train; ``pre_trained``, because the weights
+come from the checkpoint. All others change what the weights, the calibration or the thresholds mean."""
 
 
 def random_states() -> dict[str, Any]:
@@ -60,10 +63,11 @@ def differing_arguments(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
 
     Returns:
         The value in the checkpoint and the value in the model, by the name of each argument that differs.
-        ``pre_trained`` is left out, because the weights come from the checkpoint.
+        Those that may change are left out.
     """
-    pairs = {name: (_plain(found[name]), _plain(wanted[name])) for name in found if name in wanted}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name != "pre_trained"}
+    names = [name for name in found if name in wanted and name not in MAY_CHANGE]
+    pairs = {name: (_plain(found[name]), _plain(wanted[name])) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def explain_mismatch(found: Mapping[str, Any], wanted: Mapping[str, Any], reason: str = "") -> str:
@@ -95,11 +99,24 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
+def _transform_text(pre_processor: nn.Module | None) -> str:
+    return repr(getattr(pre_processor, "transform", pre_processor))
+
+
+def _lost_transform(pre_processor: nn.Module | None, checkpoint: Mapping[str, Any]) -> str:
+    """Describe the transform of a pre-processor if the checkpoint does not hold it; empty if it does."""
+    transform = getattr(pre_processor, "transform", pre_processor)
+    held = checkpoint.get(PRE_PROCESSOR_KEY, {}).get("transform")
+    return "" if transform is None or held is not None else _transform_text(pre_processor)
+
+
 class CheckpointMixin(LightningModule):
     """Exact resumption of a training, and refusal of checkpoints that are broken or do not fit."""
 
     model: nn.Module
+    pre_processor: nn.Module | None
     lr: float
+    _complete_step: int
     _loaded_arguments: Mapping[str, Any] | None = None
     _later_random_states: Mapping[str, Any] | None = None
 
@@ -126,6 +143,8 @@ class CheckpointMixin(LightningModule):
             "format": CHECKPOINT_FORMAT,
             "arguments": dict(arguments),
             "random_states": random_states(),
+            "complete": self._complete_step == self.trainer.global_step,
+            "lost_transform": _lost_transform(self.pre_processor, checkpoint),
         }
         arguments["pre_trained"] = False  # the backbone's weights are in the checkpoint
 
@@ -136,11 +155,19 @@ class CheckpointMixin(LightningModule):
             checkpoint: The checkpoint.
 
         Raises:
-            ValueError: If version 0.1 made the checkpoint, or an argument that changes what the weights mean differs
-                from the checkpoint's.
+            ValueError: If version 0.1 made the checkpoint, if it was trained with a transform that it could not hold
+                and this model does not have, or if an argument differs that must not change after a training.
         """
-        super().on_load_checkpoint(checkpoint)
         ours = checkpoint.get(CHECKPOINT_KEY, {})
+        if lost := ours.get("lost_transform"):
+            if _transform_text(self.pre_processor) != lost:
+                msg = (
+                    f"The checkpoint was trained with a transform that it cannot hold: {lost}. Build the same "
+                    "pre-processor and give it: VQFlow.load_from_checkpoint(path, pre_processor=...)."
+                )
+                raise ValueError(msg)
+            checkpoint.pop(PRE_PROCESSOR_KEY, None)  # which would replace the transform of this model by none
+        super().on_load_checkpoint(checkpoint)
         if ours and "format" not in ours:
             msg = (
                 "This checkpoint was made by version 0.1 of anomalib-vqflow, whose weights have other names. Train "
@@ -148,7 +175,7 @@ class CheckpointMixin(LightningModule):
             )
             raise ValueError(msg)
         self._loaded_arguments = ours.get("arguments", {})
-        if MEANING & differing_arguments(self._loaded_arguments, self.hparams).keys():
+        if differing_arguments(self._loaded_arguments, self.hparams):
             raise ValueError(explain_mismatch(self._loaded_arguments, self.hparams))
         resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if resumes and self.trainer.world_size == 1 and ours:
@@ -158,6 +185,30 @@ class CheckpointMixin(LightningModule):
             progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
             if progress["processed"] < progress["started"]:
                 self._later_random_states = ours["random_states"]
+        if ours.get("complete"):
+            self._complete_step = checkpoint["global_step"]
+        elif ours and not resumes:
+            rank_zero_warn(
+                f"This checkpoint was saved within a training, in epoch {checkpoint['epoch'] + 1}, before thresholds "
+                "were set: it tells no labels. Resume the training with it (`fit` with this checkpoint)."
+            )
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Load a model that predicts: like anomalib, then in eval mode.
+
+        Args:
+            args: As in anomalib.
+            kwargs: As in anomalib; constructor arguments among them must equal those of the training, except for those
+                that only say how to train.
+
+        Returns:
+            The model, in eval mode; a training puts it into training mode.
+
+        Raises:
+            ValueError: If the checkpoint does not fit the arguments.
+        """
+        return super().load_from_checkpoint(*args, **kwargs).eval()
 
     def on_train_start(self) -> None:
         """Restore the random states if a training is resumed in an epoch."""

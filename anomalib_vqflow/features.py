@@ -15,6 +15,10 @@ from torch.nn import functional as F
 
 from . import backbones  # also registers our own backbone with timm
 
+CHECKPOINT_SUFFICES = (
+    "A checkpoint carries these weights: to use one, set pre_trained=False (--model.pre_trained false)."
+)
+
 
 class Features(NamedTuple):
     """What the backbone sees in a batch of images, without gradient."""
@@ -208,7 +212,7 @@ def _create_body(
     sized: dict[str, Any] = {} if fixed_size is None else {"img_size": fixed_size}
     ways_round = (
         f"Either pass pre_trained='path/to/weights.safetensors', a state dict of timm's '{backbone}', or choose "
-        f"backbone='{backbones.SHIPPED}', whose weights come with this package."
+        f"backbone='{backbones.SHIPPED}', whose weights come with this package. {CHECKPOINT_SUFFICES}"
     )
     cfg = timm.get_pretrained_cfg(backbone)
     if pre_trained is True and cfg is not None and not cfg.has_weights:
@@ -236,7 +240,7 @@ def _create_body(
 def _load_weights(body: nn.Module, path: Path, backbone: str) -> None:
     """Load a state dict file into ``body``, upcast to its types, whether saved from timm's whole or feature model."""
     if not path.is_file():
-        msg = f"pre_trained names the weights file {path}, which is no existing file."
+        msg = f"pre_trained names the weights file {path}, which is no existing file. {CHECKPOINT_SUFFICES}"
         raise FileNotFoundError(msg)
     try:
         if path.suffix == ".safetensors":

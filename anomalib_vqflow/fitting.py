@@ -7,12 +7,14 @@ from typing import cast
 import numpy as np
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from .batches import BatchMixin
 from .features import Features
+from .thresholds import SeparatingPostProcessor
 from .torch_model import VQFlowModel
 
 NUM_FIT_IMAGES = 1024
@@ -24,6 +26,8 @@ class FittingMixin(BatchMixin):
 
     model: VQFlowModel
     pre_processor: nn.Module | None
+    post_processor: nn.Module | None
+    _complete_step = -1  # of the trainer, at which calibration and thresholds were set
 
     def prepare(self, images: Tensor) -> Tensor:
         """Turn images as a dataset gives them into what the torch model takes, as training does.
@@ -39,25 +43,59 @@ class FittingMixin(BatchMixin):
             images = self.pre_processor.transform(images)
         return images.to(self.dtype)
 
+    def on_fit_start(self) -> None:
+        """Train in training mode, also a model that was loaded, which predicts."""
+        super().on_fit_start()
+        self.train()
+
     def on_train_start(self) -> None:
         """Fit the whitening if there is one, after what :class:`.CheckpointMixin` restores."""
         super().on_train_start()
         if self.model.needs_whitening:
             self.model.fit_whitening_(self._some_features())
 
+    def on_train_epoch_start(self) -> None:
+        """Forget calibration and thresholds, which were those of earlier weights."""
+        super().on_train_epoch_start()
+        self.model.anomaly_map_generator.calibration.reset_()
+        if isinstance(self.post_processor, SeparatingPostProcessor):
+            self.post_processor.reset_()
+
     def on_validation_start(self) -> None:
         """Calibrate the scores, on which validation then sets the threshold."""
         super().on_validation_start()
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+        if self._is_fitting:
             self.model.fit_calibration_(self._some_features())
 
-    def on_train_epoch_end(self) -> None:
-        """Calibrate the scores where there is no validation, before the checkpoint is saved."""
-        super().on_train_epoch_end()
-        if not self.trainer.enable_validation:
-            self.model.eval()
+    def on_validation_epoch_end(self) -> None:
+        """Note that calibration and thresholds, which the post-processor has just set, are those of the weights."""
+        super().on_validation_epoch_end()
+        if self._is_fitting:
+            self._complete_step = self.trainer.global_step
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether calibration and thresholds are those of the weights as they are now; to be asked in a training."""
+        return self._complete_step == self.trainer.global_step
+
+    def complete_(self) -> None:
+        """Complete a training whose validation, if any, is done: calibrate if it did not, and tell what lacks."""
+        if not self.is_complete:
+            self.eval()
             self.model.fit_calibration_(self._some_features())
-            self.model.train()
+            self.train()
+            self._complete_step = self.trainer.global_step
+        processor = self.post_processor
+        thresholds = isinstance(processor, SeparatingPostProcessor) and processor.enable_thresholding
+        if thresholds and not any(processor.known):
+            rank_zero_warn(
+                "No threshold was set, because there are no validation images with labels: scores are raw, and no image "
+                "gets a label. Let the datamodule make a validation set (val_split_mode), and train or validate again."
+            )
+
+    @property
+    def _is_fitting(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     def _some_features(self) -> Iterator[Features]:
         """Yield what the backbone sees in up to 1,024 of the training images, evenly drawn."""

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from anomalib import LearningType
@@ -14,6 +14,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -22,6 +23,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from .anomaly_map import ScoreMap
 from .batches import broken_images
 from .checkpoint import CheckpointMixin
+from .completion import Completion
 from .evaluation import CategoryEvaluator
 from .export import AntialiasExportMixin, AntialiasPreProcessor
 from .features import height_and_width
@@ -29,6 +31,7 @@ from .fitting import FittingMixin
 from .loss import LossTerms, VQFlowLoss
 from .naming import first_names
 from .schedule import TrainingDefaultsMixin, WarmupSchedule
+from .thresholds import SeparatingPostProcessor
 from .torch_model import InferencerPrediction, Prediction, VQFlowModel
 
 
@@ -202,6 +205,8 @@ class VQFlow(FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExpo
     ) -> Prediction:
         """Predict from images as they are read: pre-processing, model, post-processing; without gradients.
 
+        A model that is being trained predicts as it would in eval mode, and stays in training mode.
+
         Args:
             batch: Images of shape ``(B, 3, H, W)`` in [0, 1].
             args: Unused.
@@ -211,11 +216,14 @@ class VQFlow(FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExpo
             The prediction, with the concept of every image.
         """
         del args, kwargs
+        training = self.training
+        self.eval()
         # anomalib's TorchInferencer leaves gradients on, under which tables of conditions cannot be kept.
         with nullcontext() if self.is_exported else torch.no_grad():
             prediction = self.model(self.pre_processor(batch) if self.pre_processor else batch)
             if self.post_processor:
                 prediction = prediction._replace(**self.post_processor(prediction)._asdict())
+        self.train(training)
         return prediction if self.is_exported else InferencerPrediction(*prediction)
 
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
@@ -280,6 +288,14 @@ class VQFlow(FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExpo
                 ]
             )
         )
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Set thresholds between scores, and tell labels only where there is one."""
+        return SeparatingPostProcessor()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Complete every training, beside what anomalib's components do."""
+        return [*cast("list[Callback]", super().configure_callbacks()), Completion()]
 
     @staticmethod
     def configure_evaluator() -> Evaluator:

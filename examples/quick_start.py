@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.perf_counter()
     overrides = {"default_root_dir": options.results_dir}
     if options.epochs is not None:
-        overrides |= {"trainer.max_epochs": options.epochs, "trainer.check_val_every_n_epoch": options.epochs}
+        overrides["trainer.max_epochs"] = options.epochs
     seed_everything(options.seed)  # `anomalib train` has an argument for it, but ignores it
     engine, model, datamodule = Engine.from_config(options.config, **overrides)
     engine.train(model, datamodule=datamodule)

@@ -32,11 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     datamodule = MultiCategory(options.root, train_batch_size=8, eval_batch_size=8, num_workers=2)
     model = VQFlow(options.backbone, input_size=options.input_size)
-    engine = Engine(
-        max_epochs=options.epochs,
-        check_val_every_n_epoch=options.epochs,  # validation only fits the threshold and the range of scores
-        default_root_dir=options.results_dir,
-    )
+    engine = Engine(max_epochs=options.epochs, default_root_dir=options.results_dir)
     engine.train(model, datamodule=datamodule)
     print("Exported to", engine.export(model, "openvino", onnx_kwargs={"verbose": False}))
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import inspect
 import re
 import signal
 import subprocess
@@ -10,12 +11,14 @@ import pytest
 import torch
 from anomalib.cli import AnomalibCLI
 from anomalib.models import Padim, get_model
+from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback, seed_everything
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
-from torchvision.transforms.v2 import ColorJitter, Compose, RandomHorizontalFlip
+from torchvision.transforms.v2 import ColorJitter, Compose, Lambda, RandomHorizontalFlip, Resize
 
 from anomalib_vqflow import VQFlow
+from anomalib_vqflow.checkpoint import MAY_CHANGE
 
 from .tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model
 from .training import loader
@@ -69,6 +72,10 @@ def test_a_model_built_from_a_config_has_a_loadable_checkpoint(root, tmp_path, a
         ("quantization", "independent", "residual"),
         ("affine_clamp", 1.0, 1.9),
         ("input_size", [96, 64], [64, 64]),
+        ("score_map", "additive", "likelihood"),
+        ("top_k_ratio", 0.1, 0.03),
+        ("whitening_noise", 0.0, 0.15),
+        ("use_fusion", False, True),
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_refused(root, trained, tmp_path, name, value, was):
@@ -81,12 +88,67 @@ def test_a_checkpoint_of_another_configuration_is_refused(root, trained, tmp_pat
         tiny_engine(tmp_path).predict(tiny_model(**{name: value}), datamodule=tiny_data(root), ckpt_path=trained[2])
 
 
-def test_training_and_scoring_arguments_may_differ_from_the_checkpoint(trained):
-    """What does not change the meaning of the weights can be chosen anew when loading."""
-    loaded = VQFlow.load_from_checkpoint(trained[2], lr=0.5, top_k_ratio=0.1)
+def test_arguments_that_only_say_how_to_train_may_differ_from_the_checkpoint(trained):
+    """They can be chosen anew when loading, and the model predicts the same."""
+    loaded = VQFlow.load_from_checkpoint(
+        trained[2], lr=0.5, warmup_ratio=0.5, lr_schedule="cosine", commitment_weight=2.0, concept_novelty=1.0
+    )
+    image = torch.rand(1, 3, 64, 64)
 
     assert loaded.lr == 0.5
-    assert loaded.model.anomaly_map_generator.top_k_ratio == 0.1
+    for found, expected in zip(loaded(image), VQFlow.load_from_checkpoint(trained[2])(image), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_every_argument_is_known_to_keep_or_to_change_what_a_checkpoint_means():
+    """A new argument is refused at loading until someone has decided: the names that may change are existing ones."""
+    assert set(inspect.signature(VQFlow).parameters) > MAY_CHANGE
+
+
+def test_a_loaded_model_predicts(trained):
+    """One image or two, without a call of eval, and without a change of any buffer; and it can be trained again."""
+    loaded = VQFlow.load_from_checkpoint(trained[2])
+    before = {name: value.clone() for name, value in loaded.state_dict().items()}
+
+    for images in (torch.rand(1, 3, 64, 64), torch.rand(2, 3, 64, 64)):
+        assert loaded(images).pred_label.shape == (len(images),)
+    assert all(
+        torch.equal(value, before[name]) for name, value in loaded.state_dict().items() if not value.isnan().any()
+    )
+
+
+def test_a_loaded_model_trains(root, trained, tmp_path):
+    """Fitting it further changes its weights."""
+    loaded = VQFlow.load_from_checkpoint(trained[2], lr=1e-2)
+    before = [parameter.clone() for parameter in loaded.parameters() if parameter.requires_grad]
+
+    tiny_engine(tmp_path).fit(loaded, datamodule=tiny_data(root))
+
+    after = [parameter for parameter in loaded.parameters() if parameter.requires_grad]
+    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def halve(images):
+    return images / 2
+
+
+def test_a_transform_that_the_checkpoint_cannot_hold_is_asked_for(root, tmp_path):
+    """Loading without it is refused; with it, and right after the training, scores are those of the training."""
+    transform = Compose([Resize((64, 64), antialias=True), Lambda(halve)])
+    model = tiny_model(pre_processor=PreProcessor(transform))
+    engine = tiny_engine(tmp_path)
+    engine.fit(model, datamodule=tiny_data(root))
+    path, images = engine.best_model_path, torch.rand(2, 3, 80, 64)
+    expected = model(images).pred_score
+
+    with pytest.raises(ValueError, match=r"(?s)transform that it cannot hold.*halve.*pre_processor="):
+        VQFlow.load_from_checkpoint(path)
+    with pytest.raises(ValueError, match="transform that it cannot hold"):
+        tiny_engine(tmp_path).test(tiny_model(), datamodule=tiny_data(root), ckpt_path=path)
+    loaded = VQFlow.load_from_checkpoint(path, pre_processor=PreProcessor(transform))
+    assert torch.equal(loaded(images).pred_score, expected)
+    engine.test(model, datamodule=tiny_data(root), ckpt_path=path)
+    assert torch.equal(model(images).pred_score, expected)
 
 
 def test_a_checkpoint_of_another_model_is_refused(root, tmp_path):
@@ -162,6 +224,16 @@ def test_a_resumed_training_equals_an_uninterrupted_one(root, tmp_path, argument
     state = resumed.model.state_dict()
     for name, value in whole.model.state_dict().items():
         assert torch.equal(state[name], value), name
+
+
+def test_a_finished_training_that_goes_on_equals_a_longer_one(root, tmp_path):
+    """The validation at its end leaves no trace in what comes after."""
+    whole, _ = train_for_resume(root, tmp_path / "whole", epochs=3)
+    _, engine = train_for_resume(root, tmp_path / "part", epochs=2)
+    longer, _ = train_for_resume(root, tmp_path / "rest", epochs=3, checkpoint=engine.best_model_path, seed=1)
+
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(longer.model.state_dict()[name], value), name
 
 
 def test_random_states_are_left_alone_unless_a_training_is_resumed(root, trained, tmp_path):

@@ -70,7 +70,7 @@ def test_quick_start(tmp_path, monkeypatch, capsys):
     config = {
         "model": {"class_path": "anomalib_vqflow.VQFlow", "init_args": model},
         "data": {"class_path": "anomalib_vqflow.SyntheticProducts", "init_args": data},
-        "trainer": {"max_epochs": 5, "check_val_every_n_epoch": 5, "accelerator": "cpu", "logger": False},
+        "trainer": {"max_epochs": 5, "accelerator": "cpu", "logger": False},
     }
     Path("tiny.yaml").write_text(yaml.safe_dump(config))
     load_script("examples/quick_start.py").main(["--config", "tiny.yaml", "--epochs", "1", "--results-dir", "out"])

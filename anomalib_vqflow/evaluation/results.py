@@ -7,6 +7,7 @@ numbers of images, then metrics as ``image_AUROC``, NaN where not evaluable.
 
 import logging
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 from pandas import DataFrame, Index
@@ -57,16 +58,20 @@ def print_results(results: DataFrame) -> None:
 def save_results(results: DataFrame, folder: Path) -> None:
     """Write results as ``category_metrics.csv`` and ``category_metrics.json``, and print where.
 
-    A full disk must not end a test whose results are printed: if that is not possible, a warning is logged.
+    Results of another run are never overwritten: the next ones are called ``category_metrics-v1.csv`` and so on, as
+    Lightning names checkpoints. A full disk must not end a test whose results are printed: if writing is not possible,
+    a warning is logged.
 
     Args:
         results: The frame; what is not evaluable becomes an empty cell or null.
         folder: Where to write; made if missing.
     """
-    csv_file, json_file = folder / f"{FILE_STEM}.csv", folder / f"{FILE_STEM}.json"
+    stems = (f"{FILE_STEM}-v{version}" if version else FILE_STEM for version in count())
+    stem = next(stem for stem in stems if not any((folder / f"{stem}.{suffix}").exists() for suffix in ("csv", "json")))
+    csv_file, json_file = folder / f"{stem}.csv", folder / f"{stem}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        results.to_csv(csv_file)
+        results.to_csv(csv_file, mode="x")
         results.to_json(json_file, orient="index", indent=2, double_precision=15)
     except OSError as error:
         logger.warning("Could not write the results per category to %s: %s", folder, error)

@@ -103,6 +103,18 @@ def test_files_hold_all_numbers(tmp_path, capsys):
     assert written in capsys.readouterr().out
 
 
+def test_files_of_another_run_stay(tmp_path):
+    """Each run writes files of its own, even where one of the pair was deleted."""
+    for value in range(3):
+        save_results(to_frame({"nut": {**ROWS["nut"], "normal": value}}, POOLED), tmp_path)
+    (tmp_path / "category_metrics-v1.csv").unlink()
+    save_results(to_frame({"nut": {**ROWS["nut"], "normal": 3}}, POOLED), tmp_path)
+
+    written = {path.name: json.loads(path.read_text())["nut"]["normal"] for path in tmp_path.glob("*.json")}
+    names = ["category_metrics.json", *(f"category_metrics-v{version}.json" for version in (1, 2, 3))]
+    assert written == dict(zip(names, range(4), strict=True))
+
+
 def test_folder_that_cannot_be_written_is_a_warning(tmp_path, caplog, capsys):
     """What cannot be written is reported with its reason, not raised."""
     (tmp_path / "file").touch()

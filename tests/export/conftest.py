@@ -40,7 +40,7 @@ def root(folder):
 def checkpoint(folder, root):
     """A model after 50 steps: its flows are no identity, its statistics and thresholds are set."""
     seed_everything(0)
-    engine = tiny_engine(folder, max_epochs=25, check_val_every_n_epoch=25)
+    engine = tiny_engine(folder, max_epochs=25)
     engine.fit(tiny_model(lr=1e-3), datamodule=tiny_data(root))
     return engine.best_model_path
 
