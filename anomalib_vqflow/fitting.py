@@ -89,8 +89,8 @@ class FittingMixin(BatchMixin):
         thresholds = isinstance(processor, SeparatingPostProcessor) and processor.enable_thresholding
         if thresholds and not any(processor.known):
             rank_zero_warn(
-                "No threshold was set, because there are no validation images with labels: scores are raw, and no image "
-                "gets a label. Let the datamodule make a validation set (val_split_mode), and train or validate again."
+                "No threshold was set, because there are no validation images with labels: scores are raw, and no "
+                "image gets a label. Let the datamodule make a validation set (val_split_mode), and train or validate again."
             )
 
     @property
