@@ -90,7 +90,7 @@ class FittingMixin(BatchMixin):
         if thresholds and not any(processor.known):
             rank_zero_warn(
                 "No threshold was set, because there are no validation images with labels: scores are raw, and no "
-                "image gets a label. Let the datamodule make a validation set (val_split_mode), and train or validate again."
+                "image gets a label. Let the datamodule make validation images (val_split_mode), and train again."
             )
 
     @property

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from anomalib_vqflow import configuration
 
@@ -48,6 +49,41 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys):
     assert "'light'" in printed.err
     for name in FILES:
         assert name in printed.err
+
+
+RUN = """# anomalib==2.7.0
+seed_everything: true
+trainer:
+  max_epochs: 3
+  callbacks:
+  - class_path: anomalib_vqflow.FeatureCache
+optimizer: null
+model:
+  class_path: anomalib_vqflow.VQFlow
+data:
+  class_path: anomalib_vqflow.MultiCategory
+ckpt_path: null
+"""
+
+
+@pytest.mark.parametrize("name", ["", "config.yaml"])
+def test_a_run_gets_a_configuration_that_all_commands_take(name, tmp_path, capsys):
+    """What only some commands know is left out, and nothing else is."""
+    (tmp_path / "config.yaml").write_text(RUN)
+    configuration.main([str(tmp_path / name)])
+    path = Path(capsys.readouterr().out.strip())
+    whole, kept = yaml.safe_load(RUN), yaml.safe_load(path.read_text())
+    assert path == tmp_path / "vqflow.yaml"
+    assert kept == {key: whole[key] for key in ("trainer", "model", "data")}
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        configuration.main([str(tmp_path)])
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert not printed.out
+    assert "no run of `anomalib train`" in printed.err
 
 
 def test_a_broken_installation_says_what_to_do(monkeypatch, tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from anomalib_vqflow.configuration import configuration_of_run
+
 from .folders import make_category
 
 pytestmark = pytest.mark.slow
@@ -73,6 +75,16 @@ def test_training_and_test_from_a_checkpoint_report_once_each(tmp_path):
     printed = anomalib(tmp_path, "test", *TINY, *SYNTHETIC, f"--ckpt_path={checkpoint}")
     assert printed.count("Results per category") == 1
     assert counts_in(folder) == COUNTS
+
+
+def test_the_configuration_of_a_run_is_taken_by_all_commands(tmp_path):
+    """The file that ``vqflow-config`` makes of a run's own goes with each command and the run's checkpoint."""
+    anomalib(tmp_path, "train", *TINY, *SYNTHETIC, "--default_root_dir=results")
+    (checkpoint,) = tmp_path.rglob("model.ckpt")
+    config = configuration_of_run(checkpoint.parents[2])
+    for command in ("fit", "train", "validate", "test", "predict", "export --export_type openvino"):
+        anomalib(tmp_path, *command.split(), f"--config={config}", f"--ckpt_path={checkpoint}")
+    assert list(tmp_path.rglob("model.xml"))
 
 
 @pytest.mark.parametrize("class_path", ["MultiCategory", "anomalib_vqflow.MultiCategory"])
