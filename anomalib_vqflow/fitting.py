@@ -85,9 +85,8 @@ class FittingMixin(BatchMixin):
             self.model.fit_calibration_(self._some_features())
             self.train()
             self._complete_step = self.trainer.global_step
-        processor = self.post_processor
-        thresholds = isinstance(processor, SeparatingPostProcessor) and processor.enable_thresholding
-        if thresholds and not any(processor.known):
+        post = self.post_processor
+        if isinstance(post, SeparatingPostProcessor) and post.enable_thresholding and not any(post.known):
             rank_zero_warn(
                 "No threshold was set, because there are no validation images with labels: scores are raw, and no "
                 "image gets a label. Let the datamodule make validation images (val_split_mode), and train again."

@@ -4,7 +4,7 @@
 anomalib finds models and datamodules among the classes that are already imported (command line, YAML, ``list_models``,
 ``get_model("vqflow")``) or among the attributes of ``anomalib.models`` and ``anomalib.data`` (``class_path: VQFlow`` in
 ``get_model`` and ``anomalib benchmark``). So whenever one of these two modules has been imported, ours is imported too
-and its classes are set as attributes there.
+and its classes are set as attributes there. In ``anomalib benchmark``, a class of ours extends one of anomalib's.
 
 The entry point ``anomalib_vqflow_hook`` calls this while torch is being imported, which may be in the middle of
 ``anomalib.models``. Its end can't be seen then, but the end of the last module that it imports can.
@@ -32,11 +32,19 @@ class _Offer(NamedTuple):
     last_import: str  # what the host imports last, at a time when all that our module needs from it exists
     ours: str
     classes: tuple[str, ...]
+    replaces: bool = False  # classes of anomalib's that ours extend
 
 
 _OFFERS = (
     _Offer("anomalib.models", "anomalib.models.video", f"{__package__}.lightning_model", ("VQFlow",)),
     _Offer("anomalib.data", "anomalib.data.predict", f"{__package__}.data", ("MultiCategory", "SyntheticProducts")),
+    _Offer(
+        "anomalib.pipelines.benchmark.generator",
+        "anomalib.pipelines.benchmark.job",
+        f"{__package__}.evaluation.benchmark",
+        ("BenchmarkJob",),
+        replaces=True,
+    ),
 )
 _WATCHED = frozenset(name for offer in _OFFERS for name in (offer.host, offer.last_import, offer.ours))
 
@@ -132,7 +140,8 @@ def _publish(offer: _Offer, *, finished: bool) -> None:
     elif host is not None and (finished or not _is_initializing(ours)):
         for name in offer.classes:
             value = getattr(ours, name)
-            if getattr(host, name, value).__module__.startswith(f"{__package__}."):  # never hide a class of anomalib's
+            known = getattr(host, name, value).__module__
+            if offer.replaces or known.startswith(f"{__package__}."):  # else never hide a class of anomalib's
                 setattr(host, name, value)
 
 

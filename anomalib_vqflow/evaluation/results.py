@@ -79,12 +79,20 @@ def save_results(results: DataFrame, folder: Path) -> None:
         _print_line(f"Written to {csv_file} and {json_file}")
 
 
-def to_scalars(results: DataFrame) -> dict[str, float]:
-    """Name every evaluable metric of the frame like ``bottle/image_AUROC``."""
+def to_scalars(results: DataFrame, drop: bool = True) -> dict[str, float]:
+    """Name every metric of the frame like ``bottle/image_AUROC``.
+
+    Args:
+        results: The frame.
+        drop: Whether to leave out what is not evaluable.
+
+    Returns:
+        Values by name.
+    """
     return {
         f"{category}/{metric}": value
         for category, values in results.drop(columns=COUNTS).iterrows()
-        for metric, value in values.dropna().items()
+        for metric, value in (values.dropna() if drop else values).items()
     }
 
 
