@@ -2,7 +2,8 @@
 """Frozen timm backbone: images to detail maps and a semantic map."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -150,11 +151,15 @@ def height_and_width(input_size: Sequence[int] | int) -> list[int]:
     Raises:
         ValueError: If it is anything else.
     """
-    sizes = [input_size, input_size] if isinstance(input_size, int) else list(input_size)
-    if isinstance(input_size, str) or len(sizes) != 2 or any(int(size) != size or size < 1 for size in sizes):
+    sizes = list(input_size) if isinstance(input_size, Iterable) else [input_size, input_size]
+    if len(sizes) != 2 or not all(_is_length(size) for size in sizes):
         msg = f"input_size must be height and width in pixels, such as [256, 256], or one number, got {input_size!r}."
         raise ValueError(msg)
     return [int(size) for size in sizes]
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value) >= 1 and float(value).is_integer()
 
 
 def _size_refused(backbone: str, input_size: tuple[int, int], error: Exception) -> str:

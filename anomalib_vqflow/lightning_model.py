@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .anomaly_map import ScoreMap
+from .arguments import check_arguments
 from .batches import broken_images
 from .checkpoint import CheckpointMixin
 from .completion import Completion
@@ -103,7 +104,7 @@ class VQFlow(FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExpo
     def __init__(
         self,
         backbone: str = "mobilenetv2_100",
-        layers: Sequence[int | str] | None = None,
+        layers: Sequence[int | str] | int | str | None = None,
         pre_trained: bool | str | Path = True,
         input_size: Sequence[int] | int = (256, 256),
         concept_dim: int = 32,
@@ -131,8 +132,9 @@ class VQFlow(FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExpo
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        check_arguments(locals())
         # Lightning stores the local variables as hyperparameters: plain lists load with weights_only=True.
-        layers = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
+        layers = [layers] if isinstance(layers, int | str) else None if layers is None else list(layers)
         pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
         input_size = height_and_width(input_size)
         flow_steps = [int(steps) for steps in flow_steps]
@@ -141,13 +143,7 @@ class VQFlow(FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExpo
         super().__init__(
             pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
         )
-        if lr <= 0 or not 0 <= warmup_ratio <= 1:
-            msg = f"Expected lr > 0 and warmup_ratio in [0, 1], got lr={lr} and warmup_ratio={warmup_ratio}."
-            raise ValueError(msg)
         self.lr = lr
-        if lr_schedule not in {"constant", "cosine"}:
-            msg = f"lr_schedule must be 'constant' or 'cosine', got {lr_schedule!r}."
-            raise ValueError(msg)
         self.warmup_ratio = warmup_ratio
         self.lr_schedule = lr_schedule
         height, width = self.input_size or input_size

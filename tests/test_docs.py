@@ -32,14 +32,17 @@ SETUP = ("venv", ".ci/")  # commands that install, or run the tests themselves
 MAX_README_WORDS = 1500
 NONE = "\N{EN DASH}"  # in the table of arguments
 
-# Instead of running, each command is printed; vqflow-config, whose output goes into others, is real. Runs are not there.
+# Instead of running, each command is printed; vqflow-config, whose output goes into others, is real; it makes no file.
 RECORD = r"""
 set -eu
 record() { printf '%q ' "$@"; echo; }
 anomalib() { record anomalib "$@"; }
 python() { record python "$@"; }
 vqflow-report() { record vqflow-report "$@"; }
-vqflow-config() { set -- "${1/#results*/light_cpu}"; "$PYTHON" -c 'from anomalib_vqflow.configuration import main; main()' "$@"; }
+vqflow-config() {
+    set -- "${1/#results*/light_cpu}"
+    "$PYTHON" -c 'from anomalib_vqflow.configuration import main; main()' "$@"
+}
 """
 # Commands run, on small images, for an epoch, and with the backbone that needs no download.
 SMALL = r"""
