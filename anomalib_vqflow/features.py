@@ -3,6 +3,7 @@
 
 import difflib
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -146,8 +147,9 @@ def height_and_width(input_size: Sequence[int] | int) -> list[int]:
     Raises:
         ValueError: If it is anything else.
     """
-    sizes = [input_size, input_size] if isinstance(input_size, int) else list(input_size)
-    if isinstance(input_size, str) or len(sizes) != 2 or any(int(size) != size or size < 1 for size in sizes):
+    sizes: Any = [input_size, input_size] if isinstance(input_size, Real) else input_size
+    is_pair = isinstance(sizes, Sequence) and not isinstance(sizes, str) and len(sizes) == 2
+    if not is_pair or any(not isinstance(size, Real) or size // 1 != size or size < 1 for size in sizes):
         msg = f"input_size must be height and width in pixels, such as [256, 256], or one number, got {input_size!r}."
         raise ValueError(msg)
     return [int(size) for size in sizes]
