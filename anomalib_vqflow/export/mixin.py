@@ -19,6 +19,7 @@ from torchmetrics import Metric
 
 from anomalib_vqflow.condition import frozen_tables
 from anomalib_vqflow.data.resize import resize_images
+from anomalib_vqflow.quantization import Codebook
 from anomalib_vqflow.torch_model import Prediction
 
 from .arguments import (
@@ -68,7 +69,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             ValueError: If the name is none of a file.
         """
         check_file_name(model_file_name)
-        self._resize_as_in_training()
+        self._prepare_export()
         with whole_files(export_root, ExportType.TORCH) as folder:
             path = super().to_torch(folder, model_file_name)
         return _place(export_root, path)
@@ -101,7 +102,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         opset = kwargs.setdefault("opset_version", ONNX_OPSET)
         outputs = kwargs.pop("output_names", None)
         check_onnx_arguments(kwargs)
-        self._resize_as_in_training()
+        self._prepare_export()
         examples = self._example_images(input_size)
         prediction = Prediction._asdict(self.eval()(examples[0]))  # that of inferencers leaves the concept out
         told = [name for name, value in prediction.items() if value is not None]
@@ -121,10 +122,12 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             finish_onnx(path, outputs, opset)
         return _place(export_root, path)
 
-    def _resize_as_in_training(self) -> None:
-        """Export antialiasing also with a pre-processor of anomalib's own."""
+    def _prepare_export(self) -> None:
+        """Antialias with a pre-processor of anomalib's own, too, and warn of a model that knows nothing."""
         if type(self.pre_processor) is PreProcessor:
             resize_as_in_training(self.pre_processor)
+        if not any(part.code_counts.any() for part in self.modules() if isinstance(part, Codebook)):
+            rank_zero_warn("This model was never trained, so what it predicts means nothing.")
 
     def _example_images(self, input_size: tuple[int, int] | None) -> list[Tensor]:
         """Make images of the only size that the exported model takes, or of two of many."""
@@ -166,10 +169,14 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             Path of the ``.xml`` file.
 
         Raises:
-            ValueError: If an argument is not possible, or there are no images to quantize with.
+            TypeError: If the metric is none.
+            ValueError: If another argument is not possible, or there are no images to quantize with.
         """
         check_file_name(model_file_name)
         compression = compression_named(compression_type)
+        if metric is not None and not isinstance(metric, Metric):
+            msg = f"metric must be a metric object, such as anomalib.metrics.F1Score(...), got {metric!r}."
+            raise TypeError(msg)
         with whole_files(export_root, ExportType.OPENVINO) as folder:
             path = super().to_openvino(
                 folder,
@@ -226,8 +233,9 @@ def _set_up(datamodule: AnomalibDataModule | None, compression: CompressionType)
     if not num_images:
         msg = f"{compression.name} needs validation images: give the datamodule a val_split_mode."
         raise ValueError(msg)
-    if compression == CompressionType.INT8_ACQ and not datamodule.test_data.has_anomalous:
-        msg = f"{compression.name} judges by test images, of which none is anomalous: use INT8_PTQ."
+    test_data = getattr(datamodule, "test_data", None)
+    if compression == CompressionType.INT8_ACQ and (test_data is None or not test_data.has_anomalous):
+        msg = f"{compression.name} judges by test images, of which none is anomalous; use INT8_PTQ."
         raise ValueError(msg)
     if num_images < ENOUGH_IMAGES:
         rank_zero_warn(f"{compression.name} has {num_images} validation images; NNCF recommends {ENOUGH_IMAGES}.")

@@ -3,10 +3,11 @@
 
 from typing import Any
 
+from anomalib.data.transforms import ExportableCenterCrop
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Compose, Resize, Transform
 
-from .resize import ExportableResize
+from .resize import ExportableCrop, ExportableResize
 
 
 class AntialiasPreProcessor(PreProcessor):
@@ -48,9 +49,11 @@ def resize_as_in_training(pre_processor: PreProcessor) -> None:
 
 
 def _exportable(source: Transform | None, target: Transform | None) -> Transform | None:
-    """Replace every ``Resize`` in ``target`` by what computes its counterpart in ``source``."""
+    """Replace what would be exported otherwise than it is in ``source``, or only for some sizes."""
     if isinstance(source, Resize) and isinstance(target, Resize):
         return ExportableResize(source)
+    if isinstance(target, ExportableCenterCrop):
+        return ExportableCrop(target.size)
     if isinstance(source, Compose) and isinstance(target, Compose):
         target.transforms = [_exportable(*pair) for pair in zip(source.transforms, target.transforms, strict=True)]
     return target

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
+from anomalib.data.transforms import ExportableCenterCrop
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import Resize
@@ -38,7 +39,7 @@ PILLOW_MODES = {2: "bilinear", 3: "bicubic"}  # torchvision takes these numbers,
 
 
 class SizeError(ValueError):
-    """A resize cannot be exported for images of any size."""
+    """A transform cannot be exported for images of any size."""
 
 
 class ExportableResize(Resize):
@@ -84,14 +85,43 @@ class ExportableResize(Resize):
         """Find out the height and width of the resized images."""
         if self.size is not None and len(self.size) == 2:
             return self.size[0], self.size[1]
-        if not all(isinstance(length, int) for length in shape[-2:]):
-            msg = (
-                f"Resize(size={self.size}, max_size={self.max_size}) cannot be exported for images of any size, which "
-                "it does not make images of one size. Give it a height and a width, or export with an input_size."
-            )
-            raise SizeError(msg)
+        _check_known(shape, f"Resize(size={self.size}, max_size={self.max_size})")
         height, width = super().transform(torch.empty(shape[-3:], device="meta"), {}).shape[-2:]
         return height, width
+
+
+class ExportableCrop(ExportableCenterCrop):
+    """Crop that is not exported for images of any size: its trace would hold what the example needed.
+
+    Args:
+        size: Height and width, in pixels.
+    """
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        """Crop images.
+
+        Args:
+            inpt: Images of shape ``(B, C, H, W)``.
+            params: Unused.
+
+        Returns:
+            Their middle.
+
+        Raises:
+            SizeError: In an export for images of any size, if these do not have one size by now.
+        """
+        if torch.compiler.is_exporting():
+            _check_known(inpt.shape, f"CenterCrop(size={self.size})")
+        return super().transform(inpt, params)
+
+
+def _check_known(shape: torch.Size, transform: str) -> None:
+    if not all(isinstance(length, int) for length in shape[-2:]):
+        msg = (
+            f"{transform} cannot be exported for images of any size. Export with an input_size, or put a Resize to "
+            "height and width before it, or in its place."
+        )
+        raise SizeError(msg)
 
 
 def resample(images: Tensor, size: tuple[int, int], kernel: Kernel) -> Tensor:

@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,8 @@ def test_graph_holds_inference_only(model, exported):
     assert not kinds & training
     assert not kinds & {"If", "Loop", "Scan"}
     axes = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer if "val" in tensor.name}
-    sums = [axes[node.input[1]] for node in graph.node if node.op_type == "ReduceSum"]
+    model_nodes = [node for node in graph.node if node.name.startswith("model")]
+    sums = [axes[node.input[1]] for node in model_nodes if node.op_type == "ReduceSum"]
     assert all(axis == [1] for axis in sums)  # scores may need the log-determinant of a cell, only the loss an image's
 
     needed = {output.name for output in graph.output}
@@ -122,6 +124,26 @@ def test_concepts_can_be_read(model, exported):
     np.testing.assert_array_equal(openvino.compile_model(inferred, "CPU", FP32)(images.numpy())["concept"], expected)
 
 
+def test_the_concept_is_an_output_where_it_is_asked_for(monkeypatch, tmp_path):
+    """``output_names`` choose among all that the model can tell."""
+    kept = []
+    monkeypatch.setattr(torch.onnx, "export", lambda **_: None)
+    monkeypatch.setattr(mixin, "name_nodes_by_module", lambda _: None)
+    monkeypatch.setattr(mixin, "finish_onnx", lambda _, outputs, opset: kept.append((outputs, opset)))
+    tiny_model().to_onnx(tmp_path, output_names=["concept", "pred_score"])
+    tiny_model().to_onnx(tmp_path)
+    assert kept == [(["concept", "pred_score"], 18), (["pred_score", "pred_label", "anomaly_map", "pred_mask"], 18)]
+
+
+def test_a_model_that_was_never_trained_is_told(tmp_path, model):
+    """Random flows score, but not anomalies."""
+    with pytest.warns(UserWarning, match="never trained"):
+        tiny_model().to_torch(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.to_torch(tmp_path)
+
+
 def test_operator_set(monkeypatch, tmp_path):
     """ONNX is written in the exporter's own operator set, unless the user asks for another."""
     asked = []
@@ -148,6 +170,7 @@ def test_layers_are_named_by_modules(model, exported):
         ("int8_ptq", {}, "INT8_PTQ needs images: give a datamodule"),
         ("int8_acq", {}, "INT8_ACQ needs images: give a datamodule"),
         ("int8_ptq", {"val_split_mode": "none"}, "INT8_PTQ needs validation images"),
+        ("int8_acq", {"val_split_mode": "from_train", "test_split_mode": "none"}, "INT8_ACQ judges by test images"),
     ],
 )
 def test_what_cannot_be_compressed_is_refused(model, exported, root, compression, arguments, message):

@@ -101,11 +101,18 @@ def test_images_of_the_right_size_are_left_alone(tmp_path):
     assert {node.op_type for node in onnx.load(path).graph.node} <= {"Identity"}
 
 
-def test_keeping_proportions_for_any_size_is_refused(tmp_path):
-    """torch would trace the proportions of the example, and the model would distort all others."""
-    transform = Compose([Resize(72, antialias=True), CenterCrop(64)])
+@pytest.mark.parametrize(
+    ("transform", "named"),
+    [
+        (Compose([Resize(72, antialias=True), CenterCrop(64)]), r"Resize\(size=\[72\]"),
+        (CenterCrop(64), r"CenterCrop\(size=\[64, 64\]"),
+    ],
+    ids=["short side", "crop"],
+)
+def test_what_depends_on_proportions_is_refused_for_any_size(tmp_path, transform, named):
+    """torch would trace what the example needs, and the model would distort all other images."""
     model = tiny_model(pre_processor=AntialiasPreProcessor(transform))
-    with pytest.raises(SizeError, match=r"Resize\(size=\[72\].*input_size"):
+    with pytest.raises(SizeError, match=f"{named}.*input_size"):
         model.to_onnx(tmp_path)
     assert not list(tmp_path.rglob("*.onnx*"))
 
