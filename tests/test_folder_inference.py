@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 import pytest
+from anomalib.data.utils import read_image
 from anomalib.deploy import OpenVINOInferencer
 from lightning.pytorch import seed_everything
 from openvino import opset13 as ops
@@ -166,17 +167,23 @@ def test_the_model_computes_in_float32_for_one_image(example, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_exported_model_scores_as_in_anomalib(example, tmp_path):
-    """Scores and labels are those of OpenVINOInferencer."""
+@pytest.mark.parametrize("input_size", [None, (72, 96)])
+def test_an_exported_model_scores_as_in_anomalib(example, tmp_path, monkeypatch, input_size):
+    """From either file, scores, labels and concepts are those of the model; of images of its size, if it has one."""
+    monkeypatch.chdir(tmp_path)  # OpenVINOInferencer writes its cache into the working directory
     seed_everything(0)
-    root = tiny_root(tmp_path / "products", size=(80, 72))
-    path = tiny_model().eval().to_openvino(tmp_path, onnx_kwargs={"verbose": False})
-    output = tmp_path / "out.csv"
-    assert example.main([str(path), str(root), "--output", str(output)]) == 0
-    predict = OpenVINOInferencer(path, device="CPU", config=FP32).predict
-    rows = rows_of(output)
-    assert len(rows) == len(list(root.rglob("*.png")))
-    for row in rows[::5]:
-        expected = predict(row["path"])
-        assert float(row["score"]) == pytest.approx(expected.pred_score.item(), abs=1e-4)
-        assert row["label"] == ("anomalous" if expected.pred_label.item() else "normal")
+    root = tiny_root(tmp_path / "products", size=(96, 72) if input_size else (160, 120))
+    model = tiny_model().eval()
+    paths = [model.to_onnx(tmp_path, input_size=input_size), model.to_openvino(tmp_path, input_size=input_size)]
+    for path in paths:
+        output = tmp_path / "out.csv"
+        assert example.main([str(path), str(root), "--output", str(output)]) == 0
+        predict = OpenVINOInferencer(path, device="CPU", config=FP32).predict
+        rows = rows_of(output)
+        assert len(rows) == len(list(root.rglob("*.png")))
+        for row in rows[::5]:
+            expected = model(read_image(row["path"], as_tensor=True)[None])
+            assert float(row["score"]) == pytest.approx(expected.pred_score.item(), abs=1e-4)
+            assert row["label"] == ("anomalous" if expected.pred_label.item() else "normal")
+            assert int(row["concept"]) == expected.concept.item()
+            assert predict(row["path"]).pred_score.item() == pytest.approx(expected.pred_score.item(), abs=1e-4)

@@ -3,10 +3,11 @@
 
 What happens, in this order:
 
-1. ``mixin.to_onnx`` freezes the tables of the condition, lets anomalib trace the model, pre- and post-processing
-   included, and prefixes the name of every node with the path of its module (``module_paths``).
-2. The traced pre-processing antialiases as in training (``pre_processor``).
-3. ``mixin.to_openvino`` converts the ONNX model with two conversions of our own (``openvino``).
+1. ``mixin.to_onnx`` checks the ``arguments``, freezes the tables of the condition, lets anomalib trace the model, pre-
+   and post-processing included, and prefixes the name of every node with the path of its module (``module_paths``).
+   The ``files`` come to their place when all is done.
+2. The traced pre-processing antialiases as in training (``pre_processor``, ``resize``).
+3. ``mixin.to_openvino`` converts the ONNX model with a conversion of our own (``openvino``).
 4. INT8 leaves in FP32 what rounding would harm (``int8``), and lets only convolutions and matrix products read
    quantized values (``fake_quantize``).
 """

@@ -17,6 +17,7 @@ from anomalib_vqflow.quantization import ConceptQuantizer
 
 from .fake_quantize import INT8_OPERATORS, bypass_fake_quantize
 from .module_paths import is_in_module, paths_of
+from .resize import ExportableResize
 
 if TYPE_CHECKING:
     import nncf
@@ -41,7 +42,8 @@ SMALLEST_NOISE = 0.1
 def ignored_scope(model: "openvino.Model", torch_model: nn.Module) -> "nncf.IgnoredScope":
     """Tell NNCF which operators stay in FP32.
 
-    Those of :data:`FP32_MODULES`, the layers of :data:`FP32_FLOW_STEPS`, and the whole backbone or its first layers.
+    Those of the resize and of :data:`FP32_MODULES`, the layers of :data:`FP32_FLOW_STEPS`, and the whole backbone or
+    its first layers.
 
     Args:
         model: Model to compress, whose nodes have the names of :func:`.name_nodes_by_module`.
@@ -65,7 +67,10 @@ def ignored_scope(model: "openvino.Model", torch_model: nn.Module) -> "nncf.Igno
         if not any(is_in_module(name, [path]) for name in names):
             msg = f"No operator of the model is named {path}; its names were lost in the conversion."
             raise ValueError(msg)
-    fp32 = [name for name in names if is_in_module(name, modules)]
+    resizes = paths_of(
+        torch_model, (ExportableResize,)
+    )  # have no operators in a model of one size that is the right one
+    fp32 = [name for name in names if is_in_module(name, [*modules, *resizes])]
     fp32 += [name for name in layers if is_in_module(name, steps)]
     if supports_int8_backbone(torch_model):
         fp32 += [name for name in layers if is_in_module(name, backbone)][:NUM_FP32_BACKBONE_LAYERS]

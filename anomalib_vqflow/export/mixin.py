@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataModule
-from anomalib.deploy import CompressionType
+from anomalib.data import AnomalibDataModule, InferenceBatch
+from anomalib.deploy import CompressionType, ExportType
 from anomalib.metrics import F1Score
 from anomalib.models.components.base.export_mixin import ExportMixin
+from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -18,16 +19,26 @@ from torchmetrics import Metric
 
 from anomalib_vqflow.condition import frozen_tables
 from anomalib_vqflow.data.resize import resize_images
+from anomalib_vqflow.quantization import Codebook
+from anomalib_vqflow.torch_model import Prediction
 
+from .arguments import (
+    ONNX_OPSET,
+    check_file_name,
+    check_onnx_arguments,
+    compression_named,
+    known_outputs,
+    size_of_images,
+)
+from .files import finish_onnx, whole_files
 from .int8 import ignored_scope, quantize, quantize_with_accuracy_control
 from .module_paths import name_nodes_by_module
-from .openvino import resize_extension, table_lookup_extension
+from .openvino import table_lookup_extension
+from .pre_processor import resize_as_in_training
+from .resize import SizeError
 
 if TYPE_CHECKING:
     import openvino
-
-ONNX_OPSET = 18
-"""The lowest operator set that torch's exporter writes itself, and the first whose ``Resize`` can antialias."""
 
 ENOUGH_IMAGES = 300
 """Images that NNCF recommends to quantize with."""
@@ -36,13 +47,32 @@ ENOUGH_IMAGES = 300
 class AntialiasExportMixin(ExportMixin, LightningModule):
     """Export of a model with the resizing of its training, and INT8 where it does no harm.
 
-    Exported models tell the concept of each image. In ONNX it is an output. anomalib's ``OpenVINOInferencer`` fails at
-    an output that it does not know, so in OpenVINO it is an inner tensor of that name, which ``model.add_outputs``
-    makes an output.
+    Exported models tell the concept of each image. anomalib's ``OpenVINOInferencer`` fails at an output that it does
+    not know, so the concept is an inner tensor of that name, unless ``output_names`` of ``torch.onnx.export`` ask for
+    it. In OpenVINO, ``model.add_outputs`` makes it an output.
     """
 
     input_size: tuple[int, int] | None
     is_exported = False  # while torch.onnx traces the model
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export to torch like anomalib.
+
+        Args:
+            export_root: Folder to export to.
+            model_file_name: Name of the file, without suffix.
+
+        Returns:
+            Path of the model.
+
+        Raises:
+            ValueError: If the name is none of a file.
+        """
+        check_file_name(model_file_name)
+        self._prepare_export()
+        with whole_files(export_root, ExportType.TORCH) as folder:
+            path = super().to_torch(folder, model_file_name)
+        return _place(export_root, path)
 
     def to_onnx(  # type: ignore[override]  # anomalib's signature, not Lightning's
         self,
@@ -59,20 +89,45 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             export_root: Folder to export to.
             model_file_name: Name of the file, without suffix.
             input_size: Height and width of the images, in pixels; None for any.
-            kwargs: Further arguments of ``torch.onnx.export``.
+            kwargs: Further arguments of ``torch.onnx.export``; ``output_names`` choose among the outputs.
 
         Returns:
             Path of the model, whose nodes are named by their modules.
+
+        Raises:
+            ValueError: If an argument is not possible, or the pre-processor cannot be exported for any size.
         """
-        kwargs.setdefault("opset_version", ONNX_OPSET)
-        self.is_exported = True
-        try:
-            with frozen_tables(self.eval(), self._example_images(input_size)):
-                path = super().to_onnx(export_root, model_file_name, input_size, **kwargs)
-        finally:
-            self.is_exported = False
-        name_nodes_by_module(path)
-        return path
+        check_file_name(model_file_name)
+        input_size = size_of_images(input_size)
+        opset = kwargs.setdefault("opset_version", ONNX_OPSET)
+        outputs = kwargs.pop("output_names", None)
+        check_onnx_arguments(kwargs)
+        self._prepare_export()
+        examples = self._example_images(input_size)
+        prediction = Prediction._asdict(self.eval()(examples[0]))  # that of inferencers leaves the concept out
+        told = [name for name, value in prediction.items() if value is not None]
+        outputs = known_outputs(outputs, told, [name for name in told if name in InferenceBatch._fields])
+        with whole_files(export_root, ExportType.ONNX) as folder:
+            self.is_exported = True
+            try:
+                with frozen_tables(self, examples):
+                    path = super().to_onnx(folder, model_file_name, input_size, **kwargs)
+            except torch.onnx.errors.OnnxExporterError as error:
+                if isinstance(error.__cause__, SizeError):
+                    raise error.__cause__ from None
+                raise
+            finally:
+                self.is_exported = False
+            name_nodes_by_module(path)
+            finish_onnx(path, outputs, opset)
+        return _place(export_root, path)
+
+    def _prepare_export(self) -> None:
+        """Antialias with a pre-processor of anomalib's own, too, and warn of a model that knows nothing."""
+        if type(self.pre_processor) is PreProcessor:
+            resize_as_in_training(self.pre_processor)
+        if not any(part.code_counts.any() for part in self.modules() if isinstance(part, Codebook)):
+            rank_zero_warn("This model was never trained, so what it predicts means nothing.")
 
     def _example_images(self, input_size: tuple[int, int] | None) -> list[Tensor]:
         """Make images of the only size that the exported model takes, or of two of many."""
@@ -93,7 +148,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         ov_kwargs: dict[str, Any] | None = None,
         onnx_kwargs: dict[str, Any] | None = None,
     ) -> Path:
-        """Export to OpenVINO like anomalib, with antialiased resizing, and with INT8 only where it does no harm.
+        """Export to OpenVINO like anomalib, with INT8 only where it does no harm.
 
         INT8 is for where most of the work is; see :func:`.ignored_scope`. The backbone is among it if the flows were
         trained on whitened maps with at least as much noise as INT8 makes, the default.
@@ -114,26 +169,28 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             Path of the ``.xml`` file.
 
         Raises:
-            ValueError: If there are no images to quantize with, or ``max_drop`` is not in [0, 1].
+            TypeError: If the metric is none.
+            ValueError: If another argument is not possible, or there are no images to quantize with.
         """
-        prediction = self.eval()(self._example_images(input_size)[0])
-        known_to_inferencers = [name for name, value in prediction._asdict().items() if value is not None]
-        return super().to_openvino(
-            export_root,
-            model_file_name,
-            input_size,
-            compression_type,
-            datamodule,
-            metric,
-            task,
-            max_drop,
-            {
-                "extension": [resize_extension(), table_lookup_extension()],
-                "output": known_to_inferencers,
-                **(ov_kwargs or {}),
-            },
-            onnx_kwargs,
-        )
+        check_file_name(model_file_name)
+        compression = compression_named(compression_type)
+        if metric is not None and not isinstance(metric, Metric):
+            msg = f"metric must be a metric object, such as anomalib.metrics.F1Score(...), got {metric!r}."
+            raise TypeError(msg)
+        with whole_files(export_root, ExportType.OPENVINO) as folder:
+            path = super().to_openvino(
+                folder,
+                model_file_name,
+                size_of_images(input_size),
+                compression,
+                datamodule,
+                metric,
+                task,
+                max_drop,
+                {"extension": table_lookup_extension(), **(ov_kwargs or {})},
+                onnx_kwargs,
+            )
+        return _place(export_root, path)
 
     def _compress_ov_model(
         self,
@@ -151,11 +208,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         ignored = ignored_scope(model, self)
         if compression_type == CompressionType.INT8:
             return nncf.compress_weights(model, ignored_scope=ignored)
-        if compression_type not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
-            known = ", ".join(kind.value for kind in CompressionType)
-            msg = f"compression_type must be one of {known}, got {compression_type}."
-            raise ValueError(msg)
-        datamodule = _set_up(datamodule, compression_type.name)
+        datamodule = _set_up(datamodule, CompressionType(compression_type))
         batch, _, height, width = model.input(0).partial_shape
         is_static = height.is_static and width.is_static
         size = (height.get_length(), width.get_length()) if is_static else self.input_size
@@ -170,19 +223,28 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         return quantize_with_accuracy_control(model, ignored, images, labeled_images, metric, max_drop)
 
 
-def _set_up(datamodule: AnomalibDataModule | None, compression: str) -> AnomalibDataModule:
+def _set_up(datamodule: AnomalibDataModule | None, compression: CompressionType) -> AnomalibDataModule:
     """Make sure that there are images to quantize with."""
     if datamodule is None:
-        msg = f"{compression} needs images: give a datamodule, or --data on a command line."
+        msg = f"{compression.name} needs images: give a datamodule, or --data on a command line."
         raise ValueError(msg)
     datamodule.setup("fit")
     num_images = len(getattr(datamodule, "val_data", ()))
     if not num_images:
-        msg = f"{compression} needs validation images: give the datamodule a val_split_mode."
+        msg = f"{compression.name} needs validation images: give the datamodule a val_split_mode."
+        raise ValueError(msg)
+    test_data = getattr(datamodule, "test_data", None)
+    if compression == CompressionType.INT8_ACQ and (test_data is None or not test_data.has_anomalous):
+        msg = f"{compression.name} judges by test images, of which none is anomalous; use INT8_PTQ."
         raise ValueError(msg)
     if num_images < ENOUGH_IMAGES:
-        rank_zero_warn(f"{compression} has {num_images} validation images; NNCF recommends {ENOUGH_IMAGES}.")
+        rank_zero_warn(f"{compression.name} has {num_images} validation images; NNCF recommends {ENOUGH_IMAGES}.")
     return datamodule
+
+
+def _place(export_root: Path | str, path: Path) -> Path:
+    """Tell where a file is that was exported to another root before it was moved."""
+    return Path(export_root).joinpath(*path.parts[-3:])
 
 
 def _rebatch(loader: DataLoader, batch_size: int | None) -> DataLoader:

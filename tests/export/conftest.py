@@ -75,10 +75,10 @@ def predictor(exported):
 
     @cache
     def load(kind, *arguments):
-        path = exported(kind, *arguments)
+        path = exported("onnx" if kind == "onnx in openvino" else kind, *arguments)
         if kind == "torch":
             return TorchInferencer(path, device="cpu").predict
-        if kind == "openvino":
+        if kind.endswith("openvino"):
             return OpenVINOInferencer(path, device="CPU", config=FP32).predict
         session = onnxruntime.InferenceSession(path)
         names = [output.name for output in session.get_outputs()]
@@ -86,7 +86,6 @@ def predictor(exported):
         def predict(images):
             values = session.run(None, {"input": images.numpy()})
             outputs = dict(zip(names, map(torch.from_numpy, values), strict=True))
-            outputs.pop("concept")
             return ImageBatch(image=images, **outputs)
 
         return predict

@@ -4,7 +4,9 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -27,7 +29,7 @@ SIZES = [(64, 64), (100, 150), (40, 48)]  # nominal, shrinking, growing
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["torch", "onnx", "onnx in openvino", "openvino"])
 def test_predictions_equal_lightning(model, predictor, kind, batch, size):
     """An export without an input size takes any batch and image size, and predicts what the Lightning model does."""
     images = some_images(batch, size)
@@ -36,7 +38,7 @@ def test_predictions_equal_lightning(model, predictor, kind, batch, size):
     check_equal(predictor(kind)(images), expected)
 
 
-@pytest.mark.parametrize("kind", ["torch", "openvino"])
+@pytest.mark.parametrize("kind", ["torch", "onnx in openvino", "openvino"])
 def test_inferencers_equal_engine(folder, root, checkpoint, predictor, kind):
     """From a file and from its array, anomalib's inferencers predict what ``Engine.predict`` does.
 
@@ -82,7 +84,8 @@ def test_graph_holds_inference_only(model, exported):
     assert not kinds & training
     assert not kinds & {"If", "Loop", "Scan"}
     axes = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer if "val" in tensor.name}
-    sums = [axes[node.input[1]] for node in graph.node if node.op_type == "ReduceSum"]
+    model_nodes = [node for node in graph.node if node.name.startswith("model")]
+    sums = [axes[node.input[1]] for node in model_nodes if node.op_type == "ReduceSum"]
     assert all(axis == [1] for axis in sums)  # scores may need the log-determinant of a cell, only the loss an image's
 
     needed = {output.name for output in graph.output}
@@ -97,21 +100,24 @@ def test_graph_holds_inference_only(model, exported):
     assert sum(stored.values()) < 1.01 * (parameters + codes)  # nothing of the size of a Jacobian or a table
 
 
-def test_outputs(exported):
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_outputs(exported, kind):
     """The model says what anomalib's inferencers expect, for any batch size."""
-    outputs = openvino.Core().read_model(exported("openvino")).outputs
+    outputs = openvino.Core().read_model(exported(kind)).outputs
     assert {output.any_name for output in outputs} == {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
     assert all(output.partial_shape[0].is_dynamic for output in outputs)
 
 
 def test_concepts_can_be_read(model, exported):
-    """Each format tells the concept of each image: ONNX and torch at once, OpenVINO on demand."""
+    """Each format tells the concept of each image: torch at once, the others on demand."""
     images = some_images(4, (100, 150))
     with torch.no_grad():
         expected = model(images).concept
     assert len(expected.unique()) > 1
 
-    session = onnxruntime.InferenceSession(exported("onnx"))
+    graph = onnx.load(exported("onnx"))
+    graph.graph.output.append(helper.make_tensor_value_info("concept", TensorProto.INT64, None))
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
     np.testing.assert_array_equal(session.run(["concept"], {"input": images.numpy()})[0], expected)
     assert torch.equal(TorchInferencer(exported("torch"), device="cpu").model(images).concept, expected)
     inferred = openvino.Core().read_model(exported("openvino"))
@@ -119,11 +125,32 @@ def test_concepts_can_be_read(model, exported):
     np.testing.assert_array_equal(openvino.compile_model(inferred, "CPU", FP32)(images.numpy())["concept"], expected)
 
 
+def test_the_concept_is_an_output_where_it_is_asked_for(monkeypatch, tmp_path):
+    """``output_names`` choose among all that the model can tell."""
+    kept = []
+    monkeypatch.setattr(torch.onnx, "export", lambda **_: None)
+    monkeypatch.setattr(mixin, "name_nodes_by_module", lambda _: None)
+    monkeypatch.setattr(mixin, "finish_onnx", lambda _, outputs, opset: kept.append((outputs, opset)))
+    tiny_model().to_onnx(tmp_path, output_names=["concept", "pred_score"])
+    tiny_model().to_onnx(tmp_path)
+    assert kept == [(["concept", "pred_score"], 18), (["pred_score", "pred_label", "anomaly_map", "pred_mask"], 18)]
+
+
+def test_a_model_that_was_never_trained_is_told(tmp_path, model):
+    """Random flows score, but not anomalies."""
+    with pytest.warns(UserWarning, match="never trained"):
+        tiny_model().to_torch(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.to_torch(tmp_path)
+
+
 def test_operator_set(monkeypatch, tmp_path):
     """ONNX is written in the exporter's own operator set, unless the user asks for another."""
     asked = []
     monkeypatch.setattr(torch.onnx, "export", lambda **arguments: asked.append(arguments["opset_version"]))
-    monkeypatch.setattr(mixin, "name_nodes_by_module", lambda _: None)  # of a file that is not written
+    for name in ("name_nodes_by_module", "finish_onnx"):
+        monkeypatch.setattr(mixin, name, lambda *_: None)  # of a file that is not written
     tiny_model().to_onnx(tmp_path)
     tiny_model().to_onnx(tmp_path, opset_version=20)
     assert asked == [18, 20]
@@ -144,17 +171,21 @@ def test_layers_are_named_by_modules(model, exported):
         ("int8_ptq", {}, "INT8_PTQ needs images: give a datamodule"),
         ("int8_acq", {}, "INT8_ACQ needs images: give a datamodule"),
         ("int8_ptq", {"val_split_mode": "none"}, "INT8_PTQ needs validation images"),
-        ("int4", {}, "compression_type must be one of"),
     ],
 )
 def test_what_cannot_be_compressed_is_refused(model, exported, root, compression, arguments, message):
     """The message says what is missing."""
     inferred = openvino.Core().read_model(exported("openvino"))
-    known = {kind.value: kind for kind in CompressionType}
+    datamodule = tiny_data(root, **arguments) if arguments else None
     with pytest.raises(ValueError, match=message):
-        model._compress_ov_model(
-            inferred, known.get(compression, compression), tiny_data(root, **arguments) if arguments else None
-        )
+        model._compress_ov_model(inferred, CompressionType(compression), datamodule)
+
+
+def test_accuracy_needs_anomalous_test_images():
+    """Without any, every model would be as good as any other."""
+    good_only = SimpleNamespace(setup=lambda _: None, val_data=[0], test_data=SimpleNamespace(has_anomalous=False))
+    with pytest.raises(ValueError, match="INT8_ACQ judges by test images, of which none is anomalous"):
+        mixin._set_up(good_only, CompressionType.INT8_ACQ)
 
 
 @pytest.mark.slow

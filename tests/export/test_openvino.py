@@ -6,60 +6,11 @@ import onnx
 import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from torchvision.transforms.v2 import Resize
 
 from anomalib_vqflow.condition import ConditionedConv2d
-from anomalib_vqflow.export.openvino import resize_extension, table_lookup_extension
+from anomalib_vqflow.export.openvino import table_lookup_extension
 
-from .predictions import FP32, some_images
-
-
-def resize_graph(path, by_size, **attributes):
-    """Write an ONNX model that does nothing but ``Resize``, to 10 × 7 or to 1.5 times the size."""
-    target = helper.make_tensor("sizes", TensorProto.INT64, [4], [2, 3, 10, 7])
-    inputs = ["input", "", "", "sizes"]
-    if not by_size:
-        target = helper.make_tensor("scales", TensorProto.FLOAT, [4], [1.0, 1.0, 1.5, 1.5])
-        inputs = ["input", "", "scales"]
-    shapes = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3, None, None]) for n in ("input", "output")]
-    node = helper.make_node("Resize", inputs, ["output"], **attributes)
-    graph = helper.make_graph([node], "resize", shapes[:1], shapes[1:], [target])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-
-
-def resized(path, images, **arguments):
-    compiled = openvino.compile_model(openvino.convert_model(path, **arguments), "CPU", FP32)
-    return compiled(images.numpy())[0]
-
-
-@pytest.mark.parametrize(
-    ("by_size", "attributes"),
-    [
-        (True, {"mode": "linear"}),
-        (True, {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
-        (False, {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}),
-        (False, {"mode": "cubic", "cubic_coeff_a": -0.5}),
-        (True, {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
-        (False, {}),
-    ],
-    ids=str,
-)
-def test_other_resizes_convert_as_before(tmp_path, by_size, attributes):
-    """The extension changes nothing where no antialiasing is asked for."""
-    resize_graph(tmp_path / "model.onnx", by_size, **attributes)
-    images = some_images(2, (12, 9))
-    native = resized(tmp_path / "model.onnx", images)
-    np.testing.assert_array_equal(resized(tmp_path / "model.onnx", images, extension=resize_extension()), native)
-
-
-@pytest.mark.parametrize(("mode", "interpolation"), [("linear", 2), ("cubic", 3)])
-def test_openvino_antialiases_as_torch(tmp_path, mode, interpolation):
-    """With the extension, OpenVINO shrinks images exactly as torch does."""
-    resize_graph(tmp_path / "model.onnx", by_size=True, mode=mode, antialias=1)
-    images = some_images(2, (33, 40))
-    expected = Resize((10, 7), interpolation, antialias=True)(images)
-    actual = resized(tmp_path / "model.onnx", images, extension=resize_extension())
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
+from .predictions import FP32
 
 
 def lookup_graph(path, *, by="GatherND", keepdims=0, axes=(1,), rank=2):

@@ -2,10 +2,12 @@
 """Exported models resize images as training does."""
 
 import torch
+from anomalib.data.transforms import ExportableCenterCrop
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 
 from anomalib_vqflow.export import AntialiasPreProcessor
+from tests.tiny import tiny_model
 
 from .predictions import TOLERANCE, some_images
 
@@ -19,7 +21,16 @@ def test_pre_processor_exports_antialiasing_only_where_asked_for():
     for made in (AntialiasPreProcessor(transform), pre_processor):
         first, crop, second = made.export_transform.transforms
         assert (first.antialias, second.antialias) == (True, False)
-        assert type(crop).__name__ == "ExportableCenterCrop"
+        assert isinstance(crop, ExportableCenterCrop)
+
+
+def test_pre_processors_of_anomalib_antialias_too(tmp_path):
+    """Their exports would shrink images in another way than their trainings."""
+    model = tiny_model(pre_processor=PreProcessor(Resize((64, 64), antialias=True)))
+    path = model.to_torch(tmp_path)
+    exported = torch.load(path, weights_only=False)["model"].pre_processor
+    images = some_images(2, (100, 150))
+    assert torch.equal(exported(images), exported.transform(images))
 
 
 def test_antialiasing_matters(model, predictor):

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that come into being whole or not at all, and what an ONNX file tells."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from anomalib.deploy import ExportType
+from anomalib.models.components.base.export_mixin.utils import create_export_root
+
+
+@contextmanager
+def whole_files(export_root: Path | str, kind: ExportType) -> Iterator[str]:
+    """Move an export's files to their place when it is done; a failed one leaves those that were there.
+
+    Args:
+        export_root: Folder to export to.
+        kind: Kind of export.
+
+    Yields:
+        Folder to export to in the meantime.
+    """
+    place = create_export_root(export_root, kind)
+    with TemporaryDirectory(prefix=".export-", dir=place) as folder:
+        yield folder
+        for path in create_export_root(folder, kind).iterdir():
+            path.replace(place / path.name)
+
+
+def finish_onnx(path: Path, outputs: Sequence[str], opset: int) -> None:
+    """Keep some outputs of an ONNX file only; the others stay tensors inside.
+
+    Args:
+        path: The file, changed in place.
+        outputs: Names of the outputs to keep, in their order.
+        opset: The operator set that was asked for.
+
+    Raises:
+        ValueError: If torch wrote another operator set.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    written = {entry.domain: entry.version for entry in model.opset_import}[""]
+    if written != opset:
+        msg = f"torch cannot write this model with opset_version={opset}, only with {written}; leave the argument out."
+        raise ValueError(msg)
+    by_name = {output.name: output for output in model.graph.output}
+    kept = [by_name[name] for name in outputs]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    onnx.save(model, path)
