@@ -29,6 +29,7 @@ from .evaluation import CategoryEvaluator
 from .export import AntialiasExportMixin, AntialiasPreProcessor
 from .features import height_and_width
 from .fitting import FittingMixin
+from .image_files import ImageFilesMixin
 from .loss import LossTerms, VQFlowLoss
 from .naming import first_names
 from .schedule import TrainingDefaultsMixin, WarmupSchedule
@@ -36,7 +37,9 @@ from .thresholds import SeparatingPostProcessor
 from .torch_model import InferencerPrediction, Prediction, VQFlowModel
 
 
-class VQFlow(FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, AnomalibModule):
+class VQFlow(
+    ImageFilesMixin, FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, AnomalibModule
+):
     """Detect anomalies on many products with one model: VQ-Flow.
 
     One model is trained on the normal images of any number of products, without class labels. A codebook finds the

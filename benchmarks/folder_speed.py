@@ -11,6 +11,7 @@ one run each that does not count. Models are loaded before. Printed are medians;
 
 import argparse
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ Scores = dict[Path, float]
 
 def by_example(path: Path, folder: Path, num_threads: int) -> Callable[[], Scores]:
     """Load an exported model as our example does."""
+    sys.path.append(str(EXAMPLE.parent))  # where it looks for what is beside it
     spec = importlib.util.spec_from_file_location("folder_inference", EXAMPLE)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)

@@ -3,10 +3,11 @@
 
     python examples/folder_inference.py results/VQFlow/products/v0/weights/openvino/model.xml images --heat-maps maps
 
-It needs OpenVINO, NumPy and Pillow only, neither torch nor anomalib. Threads read and decode images while others are
-computed, one image per request, as many requests at once as OpenVINO finds best (its throughput hint). Images of any
-sizes may be mixed; grayscale is spread over the colors, and transparency is ignored. A file that cannot be read is
-named and left out.
+It needs OpenVINO, NumPy and Pillow only, neither torch nor anomalib, and OpenCV for images of more than 8 bits, if the
+model was trained on such. Threads read and decode images while others are computed, one image per request, as many
+requests at once as OpenVINO finds best (its throughput hint). Images of any sizes may be mixed; they are turned upright
+as their EXIF says, grayscale is spread over the colors, and transparency is ignored. A file that cannot be read is
+named and left out, and the exit code is 1.
 
 The model is compiled for one image at a time. An exported model takes any number, but then OpenVINO knows no sizes
 inside of it, and much of its time goes into finding them out.
@@ -18,19 +19,18 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import openvino
+from image_files import UNREADABLE, find_images, read  # beside this file
 from openvino.preprocess import PrePostProcessor
 from PIL import Image, ImageOps
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
-DEEP_MODES = ("I", "F")  # 16 and 32 bits; Pillow would cut them off at 255
 CONCEPT = "concept"  # in the model a tensor, not always an output
 
 
@@ -56,11 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Command line; None for that of the process.
 
     Returns:
-        0, or 1 if not a single image could be read.
+        0, or 1 if an image could not be read.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="model.xml or model.onnx")
-    parser.add_argument("images", type=Path, help="folder of images, searched with its subfolders")
+    parser.add_argument("images", type=Path, help="image, or folder of images with its subfolders")
     parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="file to write")
     parser.add_argument("--heat-maps", type=Path, metavar="FOLDER", help="where to write each image under its map")
     parser.add_argument("--device", default="CPU", help="device of OpenVINO")
@@ -74,9 +74,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not paths:
         parser.error(f"There are no images in {options.images}.")
 
-    compiled = compile_model(options.model, options.device, options.precision, options.threads)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+
+    bit_depth = find_bit_depth(options.model)
+    compiled = compile_model(options.model, options.device, options.precision, options.threads, bit_depth is not None)
+    root = options.images if options.images.is_dir() else options.images.parent
     start = time.perf_counter()
-    predictions, failures = score(compiled, paths, options.readers, options.images, options.heat_maps)
+    predictions, failures = score(compiled, paths, options.readers, root, options.heat_maps, bit_depth)
     seconds = time.perf_counter() - start
     for path, reason in failures.items():
         print(f"Left out {path}: {reason}", file=sys.stderr)
@@ -86,24 +91,26 @@ def main(arguments: list[str] | None = None) -> int:
     print(
         f"{len(predictions)} images, {found} anomalous, {len(failures)} left out, {rate}. Written to {options.output}."
     )
-    return 0 if predictions else 1
+    return int(bool(failures))
 
 
-def find_images(folder: Path) -> list[Path]:
-    """List the images in a folder and its subfolders, in order."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+def find_bit_depth(path: Path) -> int | None:
+    """Ask a model how many bits the 16-bit images of its training used; None if there were no such images."""
+    model, place = openvino.Core().read_model(path), ["framework", "bit_depth"]
+    return int(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else None
 
 
 def compile_model(
-    path: Path, device: str = "CPU", precision: str = "f32", num_threads: int = 0
+    path: Path, device: str = "CPU", precision: str = "f32", num_threads: int = 0, is_deep: bool = False
 ) -> openvino.CompiledModel:
-    """Compile an exported model for single images of 8 bits, which it scales itself.
+    """Compile an exported model for single images of 8 bits, which it scales itself, or for images in [0, 1].
 
     Args:
         path: Model.
         device: Device of OpenVINO.
         precision: Type that it computes in. OpenVINO would choose bfloat16 on CPUs that can, which moves some scores.
         num_threads: Threads that compute; 0 for OpenVINO's choice.
+        is_deep: Whether images are in [0, 1], because some have more than 8 bits.
 
     Returns:
         A model that takes RGB of shape ``(1, H, W, 3)``.
@@ -117,9 +124,11 @@ def compile_model(
     shape[0] = 1
     model.reshape({model.input(0): shape})
     steps = PrePostProcessor(model)
-    steps.input(0).tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    steps.input(0).tensor().set_layout(openvino.Layout("NHWC"))
     steps.input(0).model().set_layout(openvino.Layout("NCHW"))
-    steps.input(0).preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
+    if not is_deep:
+        steps.input(0).tensor().set_element_type(openvino.Type.u8)
+        steps.input(0).preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
     settings: dict[str, object] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
     if num_threads:
         settings["INFERENCE_NUM_THREADS"] = num_threads
@@ -132,6 +141,7 @@ def score(
     num_readers: int = 2,
     root: Path | None = None,
     heat_maps: Path | None = None,
+    bit_depth: int | None = None,
 ) -> Results:
     """Score images, many at once.
 
@@ -141,6 +151,7 @@ def score(
         num_readers: Threads that read images and write heat maps.
         root: Folder that the images are in; heat maps keep the folders below it.
         heat_maps: Folder to write heat maps to, if they are wanted.
+        bit_depth: What :func:`find_bit_depth` gives.
 
     Returns:
         Predictions and failures, both by path in the order of ``paths``.
@@ -167,7 +178,9 @@ def score(
     size = compiled.input(0).get_partial_shape()[1:3]
     fixed_size = None if size.is_dynamic else (size[0].get_length(), size[1].get_length())
     with ThreadPoolExecutor(num_readers) as pool:
-        for path, reading in _ahead(pool, paths, fixed_size, num_readers + len(queue)):
+        for path, reading in _ahead(
+            pool, paths, partial(read, size=fixed_size, bit_depth=bit_depth), num_readers + len(queue)
+        ):
             try:
                 pixels = reading.result()
             except UNREADABLE as error:
@@ -187,38 +200,15 @@ def score(
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, paths: Sequence[Path], fixed_size: tuple[int, int] | None, num_ahead: int
+    pool: ThreadPoolExecutor, paths: Sequence[Path], read_one: Callable[[Path], np.ndarray], num_ahead: int
 ) -> Iterator[tuple[Path, "Future[np.ndarray]"]]:
     """Let images be read, but no more than some before they are asked for, so that they fit into memory."""
     waiting: deque[tuple[Path, Future[np.ndarray]]] = deque()
     for path in paths:
-        waiting.append((path, pool.submit(read, path, fixed_size)))
+        waiting.append((path, pool.submit(read_one, path)))
         if len(waiting) > num_ahead:
             yield waiting.popleft()
     yield from waiting
-
-
-def read(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read an image.
-
-    Args:
-        path: Image.
-        size: Height and width to resize to, for a model that takes no others; None leaves that to the model.
-
-    Returns:
-        RGB of 8 bits, of shape ``(H, W, 3)``.
-
-    Raises:
-        ValueError: If the image has more than 8 bits per color, which would be cut off.
-    """
-    with Image.open(path) as image:
-        if image.mode.startswith(DEEP_MODES):
-            msg = f"it has more than 8 bits per pixel (mode {image.mode}); convert it as the training images were"
-            raise ValueError(msg)
-        picture = image.convert("RGB")
-    if size is not None and picture.size != size[::-1]:
-        picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(picture)
 
 
 def write_heat_map(path: Path, pixels: np.ndarray, anomaly_map: np.ndarray) -> None:
@@ -226,10 +216,10 @@ def write_heat_map(path: Path, pixels: np.ndarray, anomaly_map: np.ndarray) -> N
 
     Args:
         path: File to write.
-        pixels: RGB of shape ``(H, W, 3)``.
+        pixels: RGB of shape ``(H, W, 3)``, of 8 bits or in [0, 1].
         anomaly_map: Map of shape ``(h, w)``, in [0, 1].
     """
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(pixels if pixels.dtype == np.uint8 else (255 * pixels).round().astype(np.uint8))
     gray = Image.fromarray((255 * anomaly_map).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
     colors = ImageOps.colorize(gray, black="blue", mid="yellow", white="red")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,7 +229,7 @@ def write_heat_map(path: Path, pixels: np.ndarray, anomaly_map: np.ndarray) -> N
 def write_csv(path: Path, predictions: dict[Path, Prediction]) -> None:
     """Write a line per image, with the concept if the model tells it."""
     tells_concept = any(prediction.concept is not None for prediction in predictions.values())
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "score", "label", *([CONCEPT] if tells_concept else [])])
         for image, (anomaly, label, concept) in predictions.items():

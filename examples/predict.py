@@ -1,37 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score an image or a folder of images with a checkpoint, and visualize what was found.
+"""Score an image or a folder of images with a checkpoint, and draw what was found.
 
     python examples/predict.py results/VQFlow/products/v0/weights/lightning/model.ckpt images
 
-The visualizations go to ``VQFlow/latest/images`` in the results folder.
+Subfolders are searched, too, and kept: the picture of ``images/nut/000.png`` is ``nut/000.png.png`` in the folder that
+the last line names, a new one for every run. A file that cannot be read is named and left out, and the exit code is 1.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from anomalib.engine import Engine
+import torch
+from anomalib.data import ImageItem
+from anomalib.utils.path import create_versioned_dir
+from anomalib.visualization import ImageVisualizer
+from PIL import Image
+from torch import Tensor
 
 from anomalib_vqflow import VQFlow
+from anomalib_vqflow.data import find_images, read_image
+from anomalib_vqflow.torch_model import Prediction
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Predict and print.
+def main(arguments: list[str] | None = None) -> int:
+    """Predict, print and draw.
 
     Args:
         arguments: Command line; None for that of the process.
+
+    Returns:
+        0, or 1 if an image could not be read.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", type=Path, help="image or folder of images")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where to write visualizations")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where to write pictures")
     options = parser.parse_args(arguments)
+    paths = find_images(options.images)
+    if not paths:
+        parser.error(f"There are no images in {options.images}.")
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
 
-    model = VQFlow.load_from_checkpoint(options.checkpoint, map_location="cpu")
-    engine = Engine(default_root_dir=options.results_dir, logger=False)
-    for batch in engine.predict(model, data_path=options.images):
-        for path, score, label in zip(batch.image_path, batch.pred_score, batch.pred_label, strict=True):
-            print(f"{score.item():.3f}  {'anomalous' if label else 'normal':<9}  {path}")
+    model = VQFlow.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    folder = create_versioned_dir(options.results_dir / "VQFlow" / "predictions").resolve()
+    root = options.images if options.images.is_dir() else options.images.parent
+    failures = 0
+    for path in paths:
+        try:
+            image = read_image(path, model.bit_depth)
+        except ValueError as error:
+            print(f"Left out: {error}", file=sys.stderr)
+            failures += 1
+            continue
+        prediction = model(image[None].to(model.device))
+        label = "-" if prediction.pred_label is None else "anomalous" if prediction.pred_label.item() else "normal"
+        print(f"{prediction.pred_score.item():.3f}  {label:<9}  {path}")
+        target = folder / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draw(image, prediction).save(target.with_name(f"{target.name}.png"))
+    print(f"{len(paths) - failures} images, {failures} left out. Pictures are in {folder}.")
+    return int(failures > 0)
+
+
+def draw(image: Tensor, prediction: Prediction) -> Image.Image:
+    """Draw an image beside its map and what was found, as anomalib does.
+
+    Args:
+        image: Image of shape ``(3, H, W)``, in [0, 1].
+        prediction: Prediction of a batch of this image.
+
+    Returns:
+        The picture.
+    """
+    names = ("anomaly_map", "pred_mask", "pred_score", "pred_label")
+    fields = {name: value[0].cpu() for name in names if (value := getattr(prediction, name)) is not None}
+    return ImageVisualizer().visualize(ImageItem(image=image, **fields))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

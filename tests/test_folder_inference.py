@@ -112,7 +112,7 @@ def test_unreadable_files_are_named_and_left_out(example, tmp_path, capsys):
     whole = (folder / "cut.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     Image.fromarray(np.full((20, 20), 40_000, dtype=np.uint16)).save(folder / "deep.png")
-    assert example.main([str(write_toy(tmp_path / "m.xml")), str(folder), "--output", str(output)]) == 0
+    assert example.main([str(write_toy(tmp_path / "m.xml")), str(folder), "--output", str(output)]) == 1
     assert [Path(row["path"]).name for row in rows_of(output)] == ["good.png"]
     printed = capsys.readouterr()
     for name in ("text.png", "cut.png", "deep.png"):

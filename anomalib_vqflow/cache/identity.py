@@ -44,7 +44,8 @@ def image_key(dataset: AnomalibDataset, index: int) -> str:
     row = dataset.samples.iloc[index]
     of_category = dataset.by_category[row["category"]] if isinstance(dataset, MultiCategoryDataset) else dataset
     path, kind = Path(row["image_path"]), type(of_category)
-    reading = [kind.__module__, kind.__qualname__, _plain(of_category.augmentations), path.suffix.lower()]
+    reader = ["upright", dataset.bit_depth] if isinstance(dataset, MultiCategoryDataset) else []
+    reading = [kind.__module__, kind.__qualname__, _plain(of_category.augmentations), path.suffix.lower(), reader]
     return hashlib.sha256(path.read_bytes() + json.dumps(reading).encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 """Data for training on many product categories at once."""
 
 from .multi_category import MultiCategory
+from .reading import find_images, read_image
 from .synthetic_products import SyntheticProducts
 
-__all__ = ["MultiCategory", "SyntheticProducts"]
+__all__ = ["MultiCategory", "SyntheticProducts", "find_images", "read_image"]

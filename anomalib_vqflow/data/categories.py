@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import anomalib.data
+import numpy as np
 import pandas as pd
 from anomalib.data import AnomalibDataModule
 from anomalib.data.datasets import AnomalibDataset
+from anomalib.data.utils import LabelName, TestSplitMode
+from lightning.pytorch.utilities import rank_zero_warn
 
 from .category_folder import CategoryFolder
 
@@ -75,6 +78,8 @@ def dataset_categories(
         msg = f"{dataset} does not take {unknown}; it takes {sorted(accepted)}."
         raise ValueError(msg)
     names = choose_categories(categories, _known_categories(cls))
+    if "test_split_mode" in accepted:  # RealIAD's own default leaves out its normal test images
+        arguments = {"test_split_mode": TestSplitMode.FROM_DIR.value, **arguments}
     return [cls(category=name, **arguments) for name in names]
 
 
@@ -152,6 +157,19 @@ def setup_datamodule(datamodule: AnomalibDataModule) -> None:
             datamodule.setup()
 
 
+def leave_out_anomalous(train_data: AnomalibDataset, category: str) -> None:
+    """Leave training images out that their dataset calls anomalous, such as those of ``Kaputt`` and ``VAD``.
+
+    Args:
+        train_data: Training data of a category, changed in place.
+        category: Its name.
+    """
+    normal = np.flatnonzero(train_data.samples["label_index"] != LabelName.ABNORMAL)
+    if num_anomalous := len(train_data) - len(normal):
+        train_data.subsample(normal.tolist(), inplace=True)
+        rank_zero_warn(f"{num_anomalous} training images of {category!r} are anomalous by its labels, and left out.")
+
+
 def data_for_test(datamodule: AnomalibDataModule) -> AnomalibDataset:
     """Get the dataset that a datamodule tests on.
 
@@ -170,7 +188,7 @@ def _takes_category(cls: object) -> bool:
     return (
         inspect.isclass(cls)
         and issubclass(cls, AnomalibDataModule)
-        and ".image." in cls.__module__
+        and (".image." in cls.__module__ or ".depth." in cls.__module__)
         and "category" in inspect.signature(cls).parameters
     )
 

@@ -8,22 +8,20 @@ from pathlib import Path
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 from anomalib.utils.attrs import get_nested_attr
-from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Transform
-
-from anomalib_vqflow.naming import first_names
 
 from .categories import (
     Argument,
     data_for_test,
     dataset_categories,
     folder_categories,
+    leave_out_anomalous,
     name_datamodules,
     setup_datamodule,
 )
 from .category_folder import CategoryFolder
-from .checks import check_images, find_duplicates
+from .checks import check_data
 from .multi_category_dataset import MultiCategoryDataset
 from .samplers import BalancedSampler, GroupedBatchSampler
 
@@ -69,6 +67,7 @@ class MultiCategory(AnomalibDataModule):
             (``"same_as_test"`` for a folder).
         val_split_ratio: Share of images of each category that become validation images.
         balanced_sampling: Whether every category gives equally many training images per epoch.
+        bit_depth: Bits that image files of 16 bits really use, such as 12; None to find it out at setup.
         seed: Seed of splits and balanced sampling.
 
     Raises:
@@ -103,6 +102,7 @@ class MultiCategory(AnomalibDataModule):
         val_split_mode: ValSplitMode | str | None = None,
         val_split_ratio: float | None = None,
         balanced_sampling: bool = False,
+        bit_depth: int | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -128,6 +128,8 @@ class MultiCategory(AnomalibDataModule):
         }
         arguments = {name: value for name, value in splits.items() if value is not None}
         self.balanced_sampling = balanced_sampling
+        inner_bits = [getattr(datamodule, "bit_depth", None) or 0 for datamodule in datamodules or ()]
+        self.bit_depth: int | None = bit_depth or max(inner_bits, default=0) or None
         self.by_category = name_datamodules(
             _build_datamodules(root, categories, dataset, dataset_args, datamodules, arguments)
         )
@@ -199,6 +201,7 @@ class MultiCategory(AnomalibDataModule):
     def _setup(self, _stage: str | None = None) -> None:
         for name, datamodule in self.by_category.items():
             setup_datamodule(datamodule)
+            leave_out_anomalous(datamodule.train_data, name)
             if not len(datamodule.train_data):
                 msg = f"Category {name!r} has no normal training images; add some, or leave it out."
                 raise ValueError(msg)
@@ -215,17 +218,24 @@ class MultiCategory(AnomalibDataModule):
         )
         if val_data:
             self.val_data = MultiCategoryDataset(val_data)
-        self._check()
+        if (bit_depth := check_data(self._subsets(), self.bit_depth)) is not None:
+            self.use_bit_depth(bit_depth)
 
-    def _check(self) -> None:
-        masks: dict[str, str] = {}  # by image, as validation images are often test images, too
+    def use_bit_depth(self, bit_depth: int) -> None:
+        """Read image files of 16 bits as of so many bits, from now on.
+
+        Args:
+            bit_depth: Bits, such as those of a trained model.
+
+        Raises:
+            ValueError: If the images use more.
+        """
+        if self.bit_depth is not None and self.bit_depth > bit_depth:
+            msg = f"The images use {self.bit_depth} bits, but those of the model's training used {bit_depth}."
+            raise ValueError(msg)
+        self.bit_depth = bit_depth
         for subset in self._subsets().values():
-            masks.update(zip(subset.samples["image_path"], subset.mask_paths(), strict=True))
-        check_images(list(masks), list(masks.values()))
-        pairs = find_duplicates(self.train_data.samples.image_path, self.test_data.samples.image_path)
-        if pairs:
-            named = first_names([f"{test} equals {train}" for train, test in pairs], separator="; ")
-            rank_zero_warn(f"{len(pairs)} test images are training images, too, which flatters results: {named}.")
+            subset.bit_depth = bit_depth
 
     def _create_test_split(self) -> None:
         """Do nothing: every category has made its own split."""

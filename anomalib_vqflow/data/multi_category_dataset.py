@@ -14,15 +14,22 @@ from torch import Tensor
 from torchvision.transforms.v2 import Transform
 from torchvision.tv_tensors import Mask
 
+from .items import mask_files, read_item
+from .reading import UNREADABLE
+
 
 class MultiCategoryDataset(AnomalibDataset):
     """Several single-category datasets as one.
 
-    Every item is read by the dataset it comes from, with that dataset's own task: images of a category without masks
-    have ``gt_mask=None``. The frame ``samples`` has a column ``category``, for evaluation only: no item carries it.
+    Every item is what the dataset it comes from would give, but read by our readers, and with that dataset's own task:
+    images of a category without masks have ``gt_mask=None``. The frame ``samples`` has a column ``category``, for
+    evaluation only: no item carries it.
 
     Args:
         datasets: Dataset of each category; empty ones are allowed.
+
+    Attributes:
+        bit_depth: Bits that files of 16 bits really use; None until it is known.
 
     Raises:
         ValueError: If ``datasets`` is empty.
@@ -33,7 +40,10 @@ class MultiCategoryDataset(AnomalibDataset):
             msg = "Expected at least one dataset, got none; pass the dataset of each category."
             raise ValueError(msg)
         self.by_category = dict(datasets)
+        self.bit_depth: int | None = None
         super().__init__()
+        for dataset in self.by_category.values():
+            _correct_task(dataset)
         tasks = [dataset.task for dataset in self.by_category.values()]
         frames = [
             dataset.samples.assign(
@@ -68,13 +78,13 @@ class MultiCategoryDataset(AnomalibDataset):
         known = self.samples["label_index"] != LabelName.UNKNOWN
         return (known.astype(int) + (known & self.samples["has_mask"]).astype(int)).tolist()
 
-    def mask_paths(self) -> list[str]:
-        """List the mask file of each anomalous image; empty for normal images and where there is no single file."""
+    def mask_paths(self) -> list[list[str]]:
+        """List the mask files of each image; none for normal images, and for categories without masks."""
         if "mask_path" not in self.samples:
-            return [""] * len(self)
-        anomalous = self.samples["label_index"] == LabelName.ABNORMAL
-        paths = self.samples["mask_path"].where(anomalous & self.samples["has_mask"], "")
-        return [path if isinstance(path, str) else "" for path in paths]
+            return [[] for _ in range(len(self))]
+        anomalous = (self.samples["label_index"] == LabelName.ABNORMAL) & self.samples["has_mask"]
+        paths = self.samples["mask_path"].where(anomalous, "")
+        return [mask_files(path) for path in paths]
 
     def __getitem__(self, index: int) -> DatasetItem:
         """Read one image with its ground truth.
@@ -90,8 +100,8 @@ class MultiCategoryDataset(AnomalibDataset):
         """
         sample = self.samples.iloc[index]
         try:
-            return self.by_category[sample.category][int(sample.category_row)]
-        except (OSError, SyntaxError) as error:
+            return read_item(self.by_category[sample.category], int(sample.category_row), self.bit_depth)
+        except UNREADABLE as error:
             mask = f" or its mask {sample.mask_path}" if sample.get("mask_path") else ""
             msg = f"Cannot read the image {sample.image_path}{mask}: {error}. Replace or remove the file."
             raise ValueError(msg) from error
@@ -100,6 +110,14 @@ class MultiCategoryDataset(AnomalibDataset):
     def collate_fn(self) -> Callable:
         """Collate function that allows images with and without masks in one batch."""
         return collate
+
+
+def _correct_task(dataset: AnomalibDataset) -> None:
+    """Let a dataset that has no mask at all be one of labels; anomalib's ``BMAD`` and ``VAD`` would look for masks."""
+    anomalous = dataset.samples[dataset.samples["label_index"] == LabelName.ABNORMAL]
+    masks = anomalous.get("mask_path", pd.Series(dtype=object))
+    if len(anomalous) and not any(map(mask_files, masks)):
+        dataset.samples.attrs["task"] = TaskType.CLASSIFICATION.value
 
 
 def collate(items: list[ImageItem]) -> ImageBatch:

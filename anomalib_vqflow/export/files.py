@@ -28,13 +28,14 @@ def whole_files(export_root: Path | str, kind: ExportType) -> Iterator[str]:
             path.replace(place / path.name)
 
 
-def finish_onnx(path: Path, outputs: Sequence[str], opset: int) -> None:
-    """Keep some outputs of an ONNX file only; the others stay tensors inside.
+def finish_onnx(path: Path, outputs: Sequence[str], opset: int, bit_depth: int | None = None) -> None:
+    """Keep some outputs of an ONNX file only, the others as tensors inside, and note how images are to be read.
 
     Args:
         path: The file, changed in place.
         outputs: Names of the outputs to keep, in their order.
         opset: The operator set that was asked for.
+        bit_depth: Bits that the training's images of 16 bits really use, for whoever reads images.
 
     Raises:
         ValueError: If torch wrote another operator set.
@@ -50,4 +51,6 @@ def finish_onnx(path: Path, outputs: Sequence[str], opset: int) -> None:
     kept = [by_name[name] for name in outputs]
     del model.graph.output[:]
     model.graph.output.extend(kept)
+    if bit_depth is not None:
+        model.metadata_props.add(key="bit_depth", value=str(bit_depth))
     onnx.save(model, path)

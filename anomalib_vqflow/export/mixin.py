@@ -53,6 +53,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
     """
 
     input_size: tuple[int, int] | None
+    bit_depth: int | None
     is_exported = False  # while torch.onnx traces the model
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
@@ -119,7 +120,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             finally:
                 self.is_exported = False
             name_nodes_by_module(path)
-            finish_onnx(path, outputs, opset)
+            finish_onnx(path, outputs, opset, self.bit_depth)
         return _place(export_root, path)
 
     def _prepare_export(self) -> None:

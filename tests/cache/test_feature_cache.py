@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 from anomalib.data import Folder
-from anomalib.data.datasets.base import image as reading
 from anomalib.engine import Engine
 from anomalib.models import Padim
 from anomalib.pre_processing import PreProcessor
@@ -18,6 +17,7 @@ from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip, 
 
 from anomalib_vqflow import FeatureCache, MultiCategory, VQFlow
 from anomalib_vqflow.cache.dataset import CachedImages
+from anomalib_vqflow.data import items as reading
 from anomalib_vqflow.features import Features
 from tests.data.folders import make_category, make_image
 from tests.tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model, tiny_root
@@ -150,7 +150,7 @@ def test_every_image_is_computed_once(root, tmp_path, on_disk):
 def test_images_are_not_read_again(root, tmp_path, monkeypatch):
     """After the maps have been computed, no training image is decoded."""
     read, image = [], reading.read_image
-    monkeypatch.setattr(reading, "read_image", lambda path, **kwargs: read.append(path) or image(path, **kwargs))
+    monkeypatch.setattr(reading, "read_image", lambda path, *rest: read.append(path) or image(path, *rest))
 
     fit(tiny_data(root), tmp_path, FeatureCache(), max_epochs=3)
 
@@ -272,8 +272,8 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(root, tmp_path, monkey
     image = reading.read_image
     path = root / "nut" / "train" / "good" / "001.png"
 
-    def change(name, **kwargs):
-        read = image(name, **kwargs)
+    def change(name, *rest):
+        read = image(name, *rest)
         if str(name) == str(path):
             make_image(path, 90)
         return read
@@ -477,8 +477,8 @@ def test_broken_pixels_are_named(root, tmp_path, monkeypatch):
     """An image with NaN stops the training with its name, as without a cache."""
     image = reading.read_image
 
-    def broken(path, **kwargs):
-        return image(path, **kwargs) * (torch.nan if "nut/train/good/001" in str(path) else 1)
+    def broken(path, *rest):
+        return image(path, *rest) * (torch.nan if "nut/train/good/001" in str(path) else 1)
 
     monkeypatch.setattr(reading, "read_image", broken)
 

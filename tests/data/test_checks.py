@@ -14,7 +14,7 @@ def test_good_files_pass(tmp_path):
     make_mask(tmp_path / "a_mask.png", (20, 30))
     make_image(tmp_path / "b.png", 60, mode="L")
 
-    check_images([str(tmp_path / "a.png"), str(tmp_path / "b.png")], [str(tmp_path / "a_mask.png"), ""])
+    check_images([str(tmp_path / "a.png"), str(tmp_path / "b.png")], [[str(tmp_path / "a_mask.png")], []])
 
 
 def test_mask_of_another_size_is_named(tmp_path):
@@ -23,7 +23,7 @@ def test_mask_of_another_size_is_named(tmp_path):
     make_mask(tmp_path / "a_mask.png", (30, 20))
 
     with pytest.raises(ValueError, match=r"a_mask\.png is 30x20, its image .*a\.png is 20x30"):
-        check_images([str(tmp_path / "a.png")], [str(tmp_path / "a_mask.png")])
+        check_images([str(tmp_path / "a.png")], [[str(tmp_path / "a_mask.png")]])
 
 
 def test_all_unreadable_files_are_counted_and_the_first_named(tmp_path):
@@ -33,7 +33,7 @@ def test_all_unreadable_files_are_counted_and_the_first_named(tmp_path):
         path.write_bytes(b"no image")
 
     with pytest.raises(ValueError, match=r"cannot read .*0\.png.*4\.png.*and 2 more"):
-        check_images(list(map(str, paths)), [""] * 7)
+        check_images(list(map(str, paths)), [[]] * 7)
 
 
 def test_missing_mask_file_is_named(tmp_path):
@@ -41,7 +41,7 @@ def test_missing_mask_file_is_named(tmp_path):
     make_image(tmp_path / "a.png", 60)
 
     with pytest.raises(ValueError, match=r"cannot read .*gone\.png"):
-        check_images([str(tmp_path / "a.png")], [str(tmp_path / "gone.png")])
+        check_images([str(tmp_path / "a.png")], [[str(tmp_path / "gone.png")]])
 
 
 def test_sixteen_bit_grayscale_is_refused_because_anomalib_clips_it(tmp_path):
@@ -49,7 +49,7 @@ def test_sixteen_bit_grayscale_is_refused_because_anomalib_clips_it(tmp_path):
     Image.fromarray(np.full((8, 8), 1000, dtype=np.uint16)).save(tmp_path / "a.png")
 
     with pytest.raises(ValueError, match=r"a\.png has more than 8 bits.*convert it to 8-bit"):
-        check_images([str(tmp_path / "a.png")], [""])
+        check_images([str(tmp_path / "a.png")], [[]])
 
 
 def test_duplicates_are_found_by_content(tmp_path):
@@ -71,7 +71,7 @@ def test_cut_off_file_is_named_and_trailing_bytes_are_harmless(tmp_path, suffix)
     (tmp_path / f"long.{suffix}").write_bytes(content + bytes(200))
     (tmp_path / f"cut.{suffix}").write_bytes(content[: len(content) * 9 // 10])
 
-    check_images([str(tmp_path / f"{name}.{suffix}") for name in ("whole", "long")], ["", ""])
+    check_images([str(tmp_path / f"{name}.{suffix}") for name in ("whole", "long")], [[], []])
     if suffix != "bmp":  # it has no marker at its end
         with pytest.raises(ValueError, match=rf"cannot read .*cut\.{suffix}"):
-            check_images([str(tmp_path / f"cut.{suffix}")], [""])
+            check_images([str(tmp_path / f"cut.{suffix}")], [[]])

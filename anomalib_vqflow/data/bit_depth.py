@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many bits the images of a training really use, where their files have room for 16."""
+
+from collections.abc import Mapping, Sequence
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from anomalib_vqflow.naming import first_names
+
+from .reading import in_threads, read_deep
+
+USUAL_BITS = (8, 10, 12, 14, 16)
+
+
+def common_bit_depth(paths: Sequence[str], categories: Mapping[str, str], given: int | None = None) -> int:
+    """Find one range for all images of 16 bits, so that no image's brightness depends on what else it shows.
+
+    Args:
+        paths: Images, which are decoded.
+        categories: Category of each image, by its path.
+        given: Bits that the user or a trained model knows.
+
+    Returns:
+        ``given``, or the smallest usual number of bits that holds the brightest value of all images.
+
+    Raises:
+        ValueError: If an image cannot be decoded, or is brighter than the given bits allow.
+    """
+    used = {
+        path: next(bits for bits in USUAL_BITS if brightest < 2**bits)
+        for path, brightest in zip(paths, in_threads(lambda path: int(read_deep(path).max()), paths), strict=True)
+    }
+    bit_depth = given or max(used.values())
+    if brighter := [path for path, bits in used.items() if bits > bit_depth]:
+        msg = f"{len(brighter)} images use more than the {bit_depth} bits of bit_depth: {first_names(brighter)}."
+        raise ValueError(msg)
+    by_category: dict[str, int] = {}
+    for path, bits in used.items():
+        by_category[categories[path]] = max(bits, by_category.get(categories[path], 0))
+    if darker := [f"{name} ({bits})" for name, bits in by_category.items() if bits < bit_depth and given is None]:
+        rank_zero_warn(
+            f"Images of 16 bits are read as of {bit_depth} bits, which the brightest of them needs. These categories "
+            f"use fewer and look dark, which is wrong if their camera has fewer: {first_names(darker)}."
+        )
+    return bit_depth
