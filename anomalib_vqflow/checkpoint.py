@@ -143,7 +143,7 @@ class CheckpointMixin(LightningModule):
             "format": CHECKPOINT_FORMAT,
             "arguments": dict(arguments),
             "random_states": random_states(),
-            "complete": self._complete_step == self.trainer.global_step,
+            "complete": self._complete_step == checkpoint["global_step"],
             "lost_transform": _lost_transform(self.pre_processor, checkpoint),
         }
         arguments["pre_trained"] = False  # the backbone's weights are in the checkpoint

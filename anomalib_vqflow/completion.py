@@ -121,10 +121,8 @@ class Completion(Callback):
         path = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if not path or not self._saved_step:
             return "No checkpoint was saved."
-        state = (
-            "calibrated and with thresholds" if pl_module.is_complete else "perhaps without calibration and thresholds"
-        )
-        return f"{path} holds the weights of step {self._saved_step}, {state} thresholds; `fit` with it resumes."
+        state = "calibrated" if pl_module.is_complete else "perhaps without calibration and thresholds"
+        return f"{path} holds the weights of step {self._saved_step}, {state}; `fit` with it resumes."
 
 
 def needs_validation(trainer: Trainer, pl_module: FittingMixin) -> bool:

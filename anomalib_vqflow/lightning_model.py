@@ -202,9 +202,7 @@ class VQFlow(
     def forward(  # type: ignore[override]  # an InferenceBatch and more
         self, batch: Tensor, *args: object, **kwargs: object
     ) -> Prediction:
-        """Predict from images as they are read: pre-processing, model, post-processing; without gradients.
-
-        A model that is being trained predicts as it would in eval mode, and stays in training mode.
+        """Predict from images as they are read, as in eval mode: pre-processing, model, post-processing; no gradients.
 
         Args:
             batch: Images of shape ``(B, 3, H, W)`` in [0, 1].
@@ -215,14 +213,17 @@ class VQFlow(
             The prediction, with the concept of every image.
         """
         del args, kwargs
-        training = self.training
-        self.eval()
+        if self.training:
+            self.eval()
+            try:
+                return self.forward(batch)
+            finally:
+                self.train()
         # anomalib's TorchInferencer leaves gradients on, under which tables of conditions cannot be kept.
         with nullcontext() if self.is_exported else torch.no_grad():
             prediction = self.model(self.pre_processor(batch) if self.pre_processor else batch)
             if self.post_processor:
                 prediction = prediction._replace(**self.post_processor(prediction)._asdict())
-        self.train(training)
         return prediction if self.is_exported else InferencerPrediction(*prediction)
 
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:

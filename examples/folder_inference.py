@@ -32,13 +32,14 @@ from openvino.preprocess import PrePostProcessor
 from PIL import Image, ImageOps
 
 CONCEPT = "concept"  # in the model a tensor, not always an output
+LABELS = {True: "anomalous", False: "normal", None: ""}  # by what the model says; None where it has no threshold
 
 
 class Prediction(NamedTuple):
     """What the model says of an image."""
 
     score: float  # in [0, 1], anomalous from 0.5
-    label: str  # "anomalous" or "normal"
+    label: str  # "anomalous" or "normal"; empty if the model has no threshold
     concept: int | None  # which of its concepts the model took the image for; None if the model doesn't tell
 
 
@@ -158,7 +159,7 @@ def score(
     """
     # No callback: where the last reference to one dies in a thread of OpenVINO's (2026.4), closing the model can hang.
     queue = openvino.AsyncInferQueue(compiled)
-    tells_concept = any(CONCEPT in output.get_names() for output in compiled.outputs)
+    told = {name for output in compiled.outputs for name in output.get_names()}
     found: dict[Path, Prediction] = {}
     failures: dict[Path, str] = {}
     writing: list[Future[None]] = []
@@ -167,9 +168,9 @@ def score(
     def collect(index: int) -> None:
         running.remove(index)
         request, (path, pixels) = queue[index], queue.userdata[index]
-        anomaly, label = (request.get_tensor(name).data.item() for name in ("pred_score", "pred_label"))
-        concept = int(request.get_tensor(CONCEPT).data.item()) if tells_concept else None
-        found[path] = Prediction(anomaly, "anomalous" if label else "normal", concept)
+        values = {name: request.get_tensor(name).data.item() for name in told & {"pred_score", "pred_label", CONCEPT}}
+        concept = int(values[CONCEPT]) if CONCEPT in values else None
+        found[path] = Prediction(values["pred_score"], LABELS[values.get("pred_label")], concept)
         if heat_maps is not None:
             target = heat_maps / (path.relative_to(root) if root else Path(path.name))
             anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()  # the request is used again

@@ -106,15 +106,14 @@ def test_every_argument_is_known_to_keep_or_to_change_what_a_checkpoint_means():
 
 
 def test_a_loaded_model_predicts(trained):
-    """One image or two, without a call of eval, and without a change of any buffer; and it can be trained again."""
+    """One image or two, without a call of eval, and without a change of any buffer."""
     loaded = VQFlow.load_from_checkpoint(trained[2])
     before = {name: value.clone() for name, value in loaded.state_dict().items()}
 
     for images in (torch.rand(1, 3, 64, 64), torch.rand(2, 3, 64, 64)):
         assert loaded(images).pred_label.shape == (len(images),)
-    assert all(
-        torch.equal(value, before[name]) for name, value in loaded.state_dict().items() if not value.isnan().any()
-    )
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_a_loaded_model_trains(root, trained, tmp_path):

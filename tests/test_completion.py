@@ -112,7 +112,10 @@ def test_early_stopping_on_a_metric_of_validation(root, tmp_path):
 
 def test_an_interrupted_training_is_complete_and_says_so(root, tmp_path):
     """Ctrl-C in the middle of an epoch: the checkpoint holds the last step, with thresholds, and resumes."""
-    with pytest.raises(SystemExit), pytest.warns(UserWarning, match=r"epoch 2, step 3\. .*model.ckpt holds .*step 3"):
+    with (
+        pytest.raises(SystemExit),
+        pytest.warns(UserWarning, match=r"epoch 2, step 3\. .*model.ckpt holds .*step 3, calibrated;"),
+    ):
         train(root, tmp_path, max_epochs=4, callbacks=[AtStep(3, interrupt)])
 
     (path,) = tmp_path.rglob("model.ckpt")
@@ -127,7 +130,10 @@ def test_a_training_that_failed_says_what_its_checkpoint_holds(root, tmp_path):
     """It is that of the last epoch; loading it tells that it has no thresholds, and it gives no labels."""
     with (
         pytest.raises(RuntimeError, match="no power"),
-        pytest.warns(UserWarning, match=r"epoch 2, step 3\. .*model.ckpt holds .*step 2"),
+        pytest.warns(
+            UserWarning,
+            match=r"epoch 2, step 3\. .*model.ckpt holds .*step 2, perhaps without calibration and thresholds;",
+        ),
     ):
         train(root, tmp_path, max_epochs=4, callbacks=[AtStep(3, fail)])
 

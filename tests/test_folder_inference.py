@@ -25,7 +25,7 @@ def example():
     return load_script("examples/folder_inference.py")
 
 
-def write_toy(path, concept=None, shape=(-1, 3, -1, -1)):
+def write_toy(path, concept=None, shape=(-1, 3, -1, -1), labels=True):
     """Write a model that scores an image by its mean; its concept, a tensor or an output, is its brightest value."""
     image = ops.parameter(list(shape), np.float32, name="input")
     score = ops.reduce_mean(image, np.array([1, 2, 3]), keep_dims=False)
@@ -39,6 +39,8 @@ def write_toy(path, concept=None, shape=(-1, 3, -1, -1)):
         "pred_label": ops.greater(score, np.float32(0.5)),
         "anomaly_map": ops.reduce_mean(image, np.array([1]), keep_dims=True),
     }
+    if not labels:
+        outputs.pop("pred_label")
     for name, node in outputs.items():
         node.output(0).set_names({name})
     results = [*outputs.values(), *([index] if concept == "output" else [])]
@@ -93,6 +95,15 @@ def test_the_concept_is_written_where_the_model_knows_it(example, images, tmp_pa
     for row in rows_of(output):
         value = expected[str(Path(row["path"]).relative_to(folder))]
         assert int(row["concept"]) == round(10 * value)
+
+
+def test_without_a_threshold_there_are_no_labels(example, images, tmp_path):
+    """A model that was exported without one scores all the same."""
+    folder, expected = images
+    output = tmp_path / "out.csv"
+    assert example.main([str(write_toy(tmp_path / "toy.xml", labels=False)), str(folder), "--output", str(output)]) == 0
+    assert [row["label"] for row in rows_of(output)] == [""] * len(expected)
+    assert sum(float(row["score"]) for row in rows_of(output)) == pytest.approx(sum(expected.values()), abs=1e-4)
 
 
 def test_a_model_of_one_size_gets_images_of_that_size(example, images, tmp_path):
@@ -174,6 +185,7 @@ def test_an_exported_model_scores_as_in_anomalib(example, tmp_path, monkeypatch,
     seed_everything(0)
     root = tiny_root(tmp_path / "products", size=(96, 72) if input_size else (160, 120))
     model = tiny_model().eval()
+    model.post_processor._image_threshold.fill_(0.5)  # else there were no labels
     paths = [model.to_onnx(tmp_path, input_size=input_size), model.to_openvino(tmp_path, input_size=input_size)]
     for path in paths:
         output = tmp_path / "out.csv"

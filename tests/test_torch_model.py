@@ -248,7 +248,7 @@ def test_patterns_are_residual_or_independent_of_the_concept():
 
 def test_quantization_knows_two_words():
     """Anything but ``residual`` and ``independent`` is refused."""
-    with pytest.raises(ValueError, match=r"independent.*residual.*got 'vector'"):
+    with pytest.raises(ValueError, match=r"one of \['independent', 'residual'\], got 'vector'"):
         build(quantization="vector")
 
 

@@ -60,13 +60,14 @@ def compression_named(name: str | None) -> CompressionType | None:
     Raises:
         ValueError: If there is no such compression.
     """
-    known = {kind.value: kind for kind in CompressionType}
     if name is None:
         return None
-    if str(getattr(name, "value", name)).lower() not in known:
+    known = {kind.value: kind for kind in CompressionType}
+    word = str(getattr(name, "value", name)).lower()
+    if word not in known:
         msg = f"compression_type must be one of {', '.join(known)}, or None, got {name!r}."
         raise ValueError(msg)
-    return known[str(getattr(name, "value", name)).lower()]
+    return known[word]
 
 
 def check_onnx_arguments(arguments: dict[str, Any]) -> None:

@@ -67,9 +67,7 @@ def ignored_scope(model: "openvino.Model", torch_model: nn.Module) -> "nncf.Igno
         if not any(is_in_module(name, [path]) for name in names):
             msg = f"No operator of the model is named {path}; its names were lost in the conversion."
             raise ValueError(msg)
-    resizes = paths_of(
-        torch_model, (ExportableResize,)
-    )  # have no operators in a model of one size that is the right one
+    resizes = paths_of(torch_model, (ExportableResize,))  # without operators where images need no resizing
     fp32 = [name for name in names if is_in_module(name, [*modules, *resizes])]
     fp32 += [name for name in layers if is_in_module(name, steps)]
     if supports_int8_backbone(torch_model):

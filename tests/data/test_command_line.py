@@ -57,8 +57,8 @@ def anomalib(folder, command, *arguments):
     return result.stdout
 
 
-def counts_in(folder):
-    results = json.loads((folder / "category_metrics.json").read_text())
+def counts_in(folder, name="category_metrics.json"):
+    results = json.loads((folder / name).read_text())
     return {name: (row["normal"], row["anomalous"]) for name, row in results.items()}
 
 
@@ -71,9 +71,10 @@ def test_training_and_test_from_a_checkpoint_report_once_each(tmp_path):
     assert counts_in(folder) == COUNTS
     assert (folder / "category_metrics.csv").exists()
 
-    (folder / "category_metrics.json").unlink()
     printed = anomalib(tmp_path, "test", *TINY, *SYNTHETIC, f"--ckpt_path={checkpoint}")
     assert printed.count("Results per category") == 1
+    assert counts_in(folder, "category_metrics-v1.json") == COUNTS
+    assert (folder / "category_metrics-v1.csv").exists()
     assert counts_in(folder) == COUNTS
 
 
