@@ -68,13 +68,13 @@ class MultiCategoryDataset(AnomalibDataset):
         known = self.samples["label_index"] != LabelName.UNKNOWN
         return (known.astype(int) + (known & self.samples["has_mask"]).astype(int)).tolist()
 
-    def mask_paths(self) -> list[str]:
-        """List the mask file of each anomalous image; empty for normal images and where there is no single file."""
+    def mask_paths(self) -> list[list[str]]:
+        """List the mask files of each image: none for normal images, and several where a dataset unites them."""
         if "mask_path" not in self.samples:
-            return [""] * len(self)
+            return [[] for _ in range(len(self))]
         anomalous = self.samples["label_index"] == LabelName.ABNORMAL
         paths = self.samples["mask_path"].where(anomalous & self.samples["has_mask"], "")
-        return [path if isinstance(path, str) else "" for path in paths]
+        return [path if isinstance(path, list) else [path] if isinstance(path, str) and path else [] for path in paths]
 
     def __getitem__(self, index: int) -> DatasetItem:
         """Read one image with its ground truth.
