@@ -4,7 +4,7 @@
 import inspect
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anomalib.data
@@ -15,7 +15,12 @@ from anomalib.data.datasets import AnomalibDataset
 from anomalib.data.utils import LabelName, TestSplitMode
 from lightning.pytorch.utilities import rank_zero_warn
 
+from anomalib_vqflow.naming import first_names
+
 from .category_folder import CategoryFolder
+from .files import list_folder, may_be_image
+from .folder_names import is_category
+from .splits import check_ratios
 
 ALL = "all"
 Argument = str | int | float | bool | Path | None
@@ -40,13 +45,18 @@ def folder_categories(
     if not root.is_dir():
         msg = f"Expected a folder of categories, found none at {root}; check `root`."
         raise ValueError(msg)
-    known = sorted(f.name for f in root.iterdir() if (f / "train").is_dir() or (f / "test").is_dir())
+    entries = list_folder(root)
+    known = [path.name for path in entries if path.is_dir() and is_category(path)]
     if not known:
-        msg = f"Expected categories such as bottle/train/good/000.png in {root}, found none; check `root`."
-        if (root / "train").is_dir():
+        instead = f", but {first_names([path.name for path in entries])}" if entries else ""
+        msg = f"Expected categories such as bottle/train/good/000.png in {root}, found none{instead}; check `root`."
+        if is_category(root):
             msg = f"{root} is a category itself; use root={str(root.parent)!r} and categories={root.name!r}."
         raise ValueError(msg)
     names = choose_categories(categories, known)
+    others = [str(path) for path in entries if path.name not in known and (path.is_dir() or may_be_image(path))]
+    if others and _all_wanted(categories):
+        rank_zero_warn(f"Not used, as they are no categories with a folder train or test: {first_names(others)}.")
     return [CategoryFolder(**{"root": root / name, **arguments}) for name in names]  # type: ignore[arg-type]
 
 
@@ -72,6 +82,7 @@ def dataset_categories(
     if dataset not in known_datasets:
         msg = f"Unknown dataset {dataset!r}; choose from {sorted(known_datasets)}, or use `datamodules`."
         raise ValueError(msg)
+    check_ratios(arguments)
     cls = known_datasets[dataset]
     accepted = set(inspect.signature(cls).parameters) - {"category"}
     if unknown := sorted(set(arguments) - accepted):
@@ -104,7 +115,7 @@ def choose_categories(categories: Sequence[str] | str, known: Sequence[str]) -> 
         ValueError: Unknown categories ['nut']; choose from ['bottle', 'screw'], or 'all'.
     """
     wanted = [categories] if isinstance(categories, str) else list(categories)
-    if wanted == [ALL]:
+    if _all_wanted(categories):
         return list(known)
     if not wanted:
         msg = f"Expected at least one category, got none; choose from {list(known)}, or 'all'."
@@ -115,39 +126,18 @@ def choose_categories(categories: Sequence[str] | str, known: Sequence[str]) -> 
     return list(dict.fromkeys(wanted))
 
 
-def name_datamodules(datamodules: Iterable[AnomalibDataModule]) -> dict[str, AnomalibDataModule]:
-    """Name datamodules after their category, or their own name; those of equal name get their dataset in front.
-
-    Args:
-        datamodules: Single-category datamodules.
-
-    Returns:
-        The datamodules by name, in their order.
-
-    Raises:
-        ValueError: If two have the same dataset and category.
-    """
-    datamodules = list(datamodules)
-    short = [datamodule.category or datamodule.name for datamodule in datamodules]
-    names = [
-        f"{datamodule.name}_{name}" if short.count(name) > 1 else name
-        for datamodule, name in zip(datamodules, short, strict=True)
-    ]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        msg = f"Expected every category once, got {twice} more than once; leave the others out or rename them."
-        raise ValueError(msg)
-    return dict(zip(names, datamodules, strict=True))
-
-
 def setup_datamodule(datamodule: AnomalibDataModule) -> None:
     """Set up a datamodule, with text columns as they were before pandas 3.
 
     anomalib 2.7 allows pandas 3, but its ``MVTecAD2`` and ``MVTecLOCO`` fail on that version's text columns, which
-    have NaN for None and take no lists.
+    have NaN for None and take no lists. Its ``test_split_mode`` ``"none"``, the default of ``RealIAD``, leaves out all
+    normal test images; here it leaves the test images as they are.
 
     Args:
         datamodule: Single-category datamodule.
     """
+    if datamodule.test_split_mode == TestSplitMode.NONE:
+        datamodule._create_test_split = _keep_test_images  # type: ignore[method-assign]  # noqa: SLF001
     if int(pd.__version__.split(".")[0]) < 3:
         datamodule.setup()
         return
@@ -182,6 +172,14 @@ def data_for_test(datamodule: AnomalibDataModule) -> AnomalibDataset:
     if type(datamodule).test_dataloader is AnomalibDataModule.test_dataloader:
         return datamodule.test_data
     return datamodule.test_dataloader().dataset
+
+
+def _keep_test_images() -> None:
+    pass
+
+
+def _all_wanted(categories: Sequence[str] | str) -> bool:
+    return categories == ALL or list(categories) == [ALL]
 
 
 def _takes_category(cls: object) -> bool:

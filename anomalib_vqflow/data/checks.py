@@ -51,8 +51,12 @@ def check_data(subsets: Mapping[str, MultiCategoryDataset], bit_depth: int | Non
     masks: dict[str, list[str]] = {}  # by image, as validation images are often test images, too
     categories: dict[str, str] = {}
     for subset in subsets.values():
-        masks.update(zip(subset.samples["image_path"], subset.mask_paths(), strict=True))
-        categories.update(zip(subset.samples["image_path"], subset.samples["category"], strict=True))
+        paths = subset.samples["image_path"]
+        masks.update(zip(paths, subset.mask_paths(), strict=True))
+        for path, category in zip(paths, subset.samples["category"], strict=True):
+            if (other := categories.setdefault(path, category)) != category:
+                msg = f"Categories {other!r} and {category!r} share the image {path}; leave one of them out."
+                raise ValueError(msg)
     headers = check_images(list(masks), list(masks.values()))
     check_masks([path for paths in masks.values() for path in paths])
     pairs = find_duplicates(*(subsets[name].samples["image_path"] for name in ("train", "test")))

@@ -2,7 +2,7 @@
 """Datamodule for training one model on many product categories."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from anomalib.data import AnomalibDataModule
@@ -11,21 +11,13 @@ from anomalib.utils.attrs import get_nested_attr
 from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Transform
 
-from .categories import (
-    Argument,
-    data_for_test,
-    dataset_categories,
-    folder_categories,
-    leave_out_anomalous,
-    name_datamodules,
-    setup_datamodule,
-)
-from .category_folder import CategoryFolder
+from .categories import Argument, data_for_test, leave_out_anomalous, setup_datamodule
 from .checks import check_data
 from .multi_category_dataset import MultiCategoryDataset
+from .names import folder_of_categories
+from .parts import SUBSETS, build_parts
 from .samplers import BalancedSampler, GroupedBatchSampler
-
-SUBSETS = ("train", "val", "test")
+from .splits import check_ratios, check_splits
 
 
 class MultiCategory(AnomalibDataModule):
@@ -53,7 +45,9 @@ class MultiCategory(AnomalibDataModule):
         categories: ``"all"``, one name, or a list of names; not used with ``datamodules``.
         dataset: Class name of an anomalib datamodule that has categories.
         dataset_args: Further arguments of that class.
-        datamodules: Datamodules to put together.
+        datamodules: Datamodules to put together. They have their own splits.
+        prefix: What stands before the name of every category, such as ``"line1"``, to tell those of several
+            ``datamodules`` apart. Without it, categories of equal name are told apart by their dataset or folder.
         train_batch_size: Images per training batch.
         eval_batch_size: Images per validation or test batch.
         num_workers: Processes that read images.
@@ -62,16 +56,18 @@ class MultiCategory(AnomalibDataModule):
         test_augmentations: Transform of test images; without it, a category keeps its own.
         augmentations: Transform of images whose stage has none of its own.
         test_split_mode: How each category gets its test set, if not as its dataset does by default.
-        test_split_ratio: Share of training images that become test images in a category without normal test images.
-        val_split_mode: How each category gets its validation set, if not as its dataset does by default
-            (``"same_as_test"`` for a folder).
-        val_split_ratio: Share of images of each category that become validation images.
+        test_split_ratio: Share of training images that become test images in a category without normal test images,
+            in (0, 1).
+        val_split_mode: How each category gets its validation set, if not as its dataset does by default (for a folder
+            ``"from_dir"`` if it has a folder ``val``, else ``"same_as_test"``).
+        val_split_ratio: Share of images of each category that become validation images, in (0, 1).
         balanced_sampling: Whether every category gives equally many training images per epoch.
         bit_depth: Bits that image files of 16 bits really use, such as 12; None to find it out at setup.
         seed: Seed of splits and balanced sampling.
 
     Raises:
-        ValueError: If no place or two are given, or a folder, dataset, category or argument is not known.
+        ValueError: If no place or two are given, an argument has no effect, a ratio is not between 0 and 1, or a
+            folder, dataset, category or argument is not known.
 
     Example:
         >>> datamodule = MultiCategory(dataset="MVTecAD", categories=["bottle", "screw"])
@@ -90,6 +86,7 @@ class MultiCategory(AnomalibDataModule):
         dataset: str | None = None,
         dataset_args: dict[str, str | int | float | bool | None] | None = None,
         datamodules: Sequence[AnomalibDataModule] | None = None,
+        prefix: str | None = None,
         train_batch_size: int = 32,
         eval_batch_size: int = 32,
         num_workers: int = 8,
@@ -105,6 +102,14 @@ class MultiCategory(AnomalibDataModule):
         bit_depth: int | None = None,
         seed: int | None = None,
     ) -> None:
+        splits: dict[str, Argument] = {
+            "test_split_mode": test_split_mode,
+            "test_split_ratio": test_split_ratio,
+            "val_split_mode": val_split_mode,
+            "val_split_ratio": val_split_ratio,
+            "seed": seed,
+        }
+        check_ratios(splits)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -119,20 +124,12 @@ class MultiCategory(AnomalibDataModule):
             val_split_ratio=val_split_ratio,
             seed=seed,
         )
-        splits: dict[str, Argument] = {
-            "test_split_mode": test_split_mode,
-            "test_split_ratio": test_split_ratio,
-            "val_split_mode": val_split_mode,
-            "val_split_ratio": val_split_ratio,
-            "seed": seed,
-        }
         arguments = {name: value for name, value in splits.items() if value is not None}
         self.balanced_sampling = balanced_sampling
         inner_bits = [getattr(datamodule, "bit_depth", None) or 0 for datamodule in datamodules or ()]
         self.bit_depth: int | None = bit_depth or max(inner_bits, default=0) or None
-        self.by_category = name_datamodules(
-            _build_datamodules(root, categories, dataset, dataset_args, datamodules, arguments)
-        )
+        parts = build_parts(root, categories, dataset, dataset_args, datamodules, arguments)
+        self.by_category = {f"{prefix}_{name}" if prefix else name: value for name, value in parts.items()}
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -141,13 +138,9 @@ class MultiCategory(AnomalibDataModule):
         anomalib's visualizer keeps the folders below it, so that images of equal name in two categories do not
         overwrite each other.
         """
-        folders = []
-        for datamodule in self.by_category.values():
-            if (root := getattr(datamodule, "root", None)) is None:
-                return type(self).__name__
-            folder = Path(os.path.abspath(root))
-            folders.append(folder.parent if isinstance(datamodule, CategoryFolder) else folder)
-        return Path(os.path.commonpath(folders)).name or type(self).__name__
+        folders = [folder_of_categories(datamodule) for datamodule in self.by_category.values()]
+        common = None if None in folders else os.path.commonpath([str(folder) for folder in folders])
+        return (Path(common).name if common else "") or type(self).__name__
 
     @property
     def categories(self) -> list[str]:
@@ -205,6 +198,7 @@ class MultiCategory(AnomalibDataModule):
             if not len(datamodule.train_data):
                 msg = f"Category {name!r} has no normal training images; add some, or leave it out."
                 raise ValueError(msg)
+            check_splits(name, datamodule)
         val_data = {
             name: datamodule.val_data
             for name, datamodule in self.by_category.items()
@@ -256,40 +250,3 @@ class MultiCategory(AnomalibDataModule):
 
     def _subsets(self) -> dict[str, MultiCategoryDataset]:
         return {subset: data for subset in SUBSETS if (data := getattr(self, f"{subset}_data", None)) is not None}
-
-
-def _build_datamodules(
-    root: Path | str | None,
-    categories: Sequence[str] | str,
-    dataset: str | None,
-    dataset_args: Mapping[str, Argument] | None,
-    datamodules: Sequence[AnomalibDataModule] | None,
-    arguments: Mapping[str, Argument],
-) -> list[AnomalibDataModule]:
-    if datamodules is not None:
-        if root is not None or dataset is not None:
-            msg = "Expected either `datamodules` or `root` and `dataset`, got both; leave one of them out."
-            raise ValueError(msg)
-        flat = list(_flatten(datamodules))
-        if not flat:
-            msg = "Expected at least one datamodule, got none; add some to `datamodules`."
-            raise ValueError(msg)
-        return flat
-    if dataset is not None:
-        roots = {} if root is None else {"root": root}
-        return dataset_categories(dataset, categories, {**roots, **arguments, **(dataset_args or {})})
-    if root is None:
-        msg = "Expected categories, got none of `root`, `dataset` and `datamodules`; give one of them."
-        raise ValueError(msg)
-    return folder_categories(Path(os.path.abspath(root)), categories, {**arguments, **(dataset_args or {})})
-
-
-def _flatten(datamodules: Sequence[AnomalibDataModule]) -> Iterator[AnomalibDataModule]:
-    for datamodule in datamodules:
-        if not isinstance(datamodule, MultiCategory):
-            yield datamodule
-            continue
-        for category in datamodule.by_category.values():
-            for attribute in (f"{subset}_augmentations" for subset in SUBSETS):
-                setattr(category, attribute, getattr(datamodule, attribute) or getattr(category, attribute))
-            yield category

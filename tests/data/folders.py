@@ -15,11 +15,11 @@ def make_image(path: Path, value: int, size: tuple[int, int] = (32, 32), mode: s
     Image.fromarray(pixels).convert(mode).save(path)
 
 
-def make_mask(path: Path, size: tuple[int, int] = (32, 32)) -> None:
-    """Write a mask with one square defect."""
+def make_mask(path: Path, size: tuple[int, int] = (32, 32), corner: int = 4) -> None:
+    """Write a mask with one square defect of up to 8×8 pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mask = np.zeros((size[1], size[0]), dtype=np.uint8)
-    mask[4:12, 4:12] = 255
+    mask[corner : corner + 8, corner : corner + 8] = 255
     Image.fromarray(mask).save(path)
 
 

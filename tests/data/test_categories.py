@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-import pytest
-from anomalib.data import Folder, MVTecAD, Visa
+import warnings
 
-from anomalib_vqflow.data.categories import choose_categories, dataset_categories, folder_categories, name_datamodules
+import pytest
+
+from anomalib_vqflow.data.categories import choose_categories, dataset_categories, folder_categories
 
 from .folders import make_category
 
@@ -60,14 +61,35 @@ def test_missing_empty_and_wrong_root_are_told_apart(tmp_path):
         folder_categories(make_category(tmp_path, "nut"), "all", {})
 
 
-def test_equal_names_get_their_dataset_in_front(tmp_path):
-    """Categories of equal name are told apart by their dataset."""
-    datamodules = [MVTecAD(tmp_path, "screw"), Folder("screw", "good", tmp_path), Visa(tmp_path, "pcb1")]
+def test_folders_and_files_that_are_no_categories_are_named(tmp_path):
+    """What is in `root` and no category is named, unless categories are chosen; texts and hidden files are not."""
+    make_category(tmp_path, "nut")
+    make_category(tmp_path / "line2", "bolt")
+    make_category(tmp_path, ".trash")
+    for name in ("spare.png", "more.zip", "readme.txt"):
+        (tmp_path / name).touch()
 
-    assert list(name_datamodules(datamodules)) == ["MVTecAD_screw", "screw_screw", "pcb1"]
+    with pytest.warns(UserWarning, match=r"no categories .*: \S*/line2, \S*/more\.zip, \S*/spare\.png\.$"):
+        (datamodule,) = folder_categories(tmp_path, "all", {})
+    assert datamodule.category == "nut"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder_categories(tmp_path, ["nut"], {})
 
 
-def test_same_category_twice_raises(tmp_path):
-    """The same category of the same dataset is refused."""
-    with pytest.raises(ValueError, match=r"\['MVTecAD_screw'\] more than once"):
-        name_datamodules([MVTecAD(tmp_path, "screw"), MVTecAD(tmp_path, "screw")])
+@pytest.mark.parametrize("train", ["Train", "TRAINING"])
+def test_categories_are_found_in_any_case(tmp_path, train):
+    """A category whose folders are written in capitals is one."""
+    make_category(tmp_path, "nut")
+    (tmp_path / "nut/train").rename(tmp_path / "nut" / train)
+    (tmp_path / "nut/test").rename(tmp_path / "nut/TEST")
+
+    assert [datamodule.category for datamodule in folder_categories(tmp_path, "all", {})] == ["nut"]
+
+
+def test_root_without_categories_tells_what_it_has(tmp_path):
+    """A folder one too high is refused with the names of what is in it."""
+    make_category(tmp_path / "line1", "nut")
+
+    with pytest.raises(ValueError, match="found none, but line1; check `root`"):
+        folder_categories(tmp_path, "all", {})

@@ -13,6 +13,7 @@ from pandas.testing import assert_series_equal
 from torchvision.transforms.v2 import RandomHorizontalFlip, RandomVerticalFlip, Resize
 
 from anomalib_vqflow import MultiCategory
+from anomalib_vqflow.data.category_folder import CategoryFolder
 from tests.tiny import tiny_model
 
 from .folders import make_category, make_image, make_mask
@@ -115,10 +116,17 @@ def test_every_split_mode_works(root, mode):
         assert sum(batch.batch_size for batch in datamodule.val_dataloader()) == len(datamodule.val_data) > 0
 
 
-def test_validation_from_a_folder_raises(root):
-    """`from_dir` is refused for a folder, with the modes that there are."""
-    with pytest.raises(ValueError, match=r"'from_test', 'synthetic'\], got from_dir"):
-        multi_category(root, val_split_mode="from_dir")
+def test_validation_from_folders(root):
+    """`from_dir` is refused where a category has no folder of validation images; without it, each takes what it has."""
+    make_image(root / "nut/val/good/000.png", 60)
+
+    datamodule = multi_category(root)
+    datamodule.setup()
+
+    counts = datamodule.val_data.samples.category.value_counts().to_dict()
+    assert counts == {"nut": 1, "bolt": 4, "plate": 3}
+    with pytest.raises(ValueError, match=r"'bolt' has no validation images.*'synthetic'\], got from_dir"):
+        multi_category(root, val_split_mode="from_dir").setup()
 
 
 def test_training_works_without_validation(root, tmp_path):
@@ -266,6 +274,95 @@ def test_mixture_can_be_written_in_yaml(root, tmp_path):
     assert datamodule.categories[:3] == ["nut", "plate", "candle"]
     assert datamodule.categories[-1] == "wood"
     assert datamodule.by_category["pcb1"].val_split_mode == ValSplitMode.NONE
+
+
+def test_two_lines_with_the_same_products(tmp_path):
+    """Equal products of two roots are told apart by what differs of these, in data, evaluation and saved results."""
+    for line, defect in (("line1", 2), ("line2", 1)):
+        make_category(tmp_path / line, "nut", defect=defect, size=(64, 32))
+        for path in sorted((tmp_path / line).rglob("good/*.png")):
+            make_image(path, 61 if line == "line1" else 62, size=(64, 32))
+    make_category(tmp_path / "line2", "cap", size=(64, 32))
+    datamodule = MultiCategory(
+        datamodules=[MultiCategory(tmp_path / line) for line in ("line1", "line2")], num_workers=0
+    )
+
+    model = vqflow()
+    engine(tmp_path / "results", max_epochs=1).fit(model, datamodule=datamodule)
+    engine(tmp_path / "results").test(model, datamodule=datamodule)
+
+    assert datamodule.categories == ["line1_nut", "cap", "line2_nut"]
+    counts = {"cap": 2, "line1_nut": 2, "line2_nut": 1, "macro": 5, "pooled": 5}
+    assert model.evaluator.results["anomalous"].to_dict() == counts
+
+
+def test_prefix_names_a_part(root, tmp_path):
+    """A prefix stands before the names of all categories of its part, also in YAML, and in parts of parts."""
+    inner = MultiCategory(root, categories=["nut", "bolt"], prefix="line1")
+    assert inner.categories == ["line1_nut", "line1_bolt"]
+    assert inner.name == "products"
+    part = {"class_path": "MultiCategory", "init_args": {"root": str(root), "categories": "nut"}}
+    (tmp_path / "data.yaml").write_text(
+        json.dumps(
+            {
+                "class_path": "MultiCategory",
+                "init_args": {
+                    "datamodules": [part, {**part, "init_args": {**part["init_args"], "prefix": "b"}}],
+                    "prefix": "a",
+                },
+            }
+        )
+    )
+
+    datamodule = MultiCategory.from_config(tmp_path / "data.yaml")
+
+    assert datamodule.categories == ["a_nut", "a_b_nut"]
+
+
+def test_one_image_in_two_categories_raises(root):
+    """The same folder under two names is refused, as its images would count for one of them only."""
+    parts = [MultiCategory(root, categories="nut", prefix=prefix) for prefix in ("a", "b")]
+
+    with pytest.raises(ValueError, match=r"Categories 'a_nut' and 'b_nut' share the image .*000\.png"):
+        MultiCategory(datamodules=parts).setup()
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("val_split_mode", "from_train"), ("val_split_ratio", 0.3), ("test_split_mode", "none")),
+        *(("test_split_ratio", 0.3), ("categories", "nut"), ("dataset_args", {"seed": 0})),
+    ],
+)
+def test_arguments_without_effect_raise(root, argument, value):
+    """What does not reach ready-made datamodules is refused, unless they have it already; the seed is for sampling."""
+    part = CategoryFolder(root / "nut", val_split_mode="same_as_test", test_split_ratio=0.25)
+
+    with pytest.raises(ValueError, match=argument):
+        MultiCategory(datamodules=[part], **{argument: value})
+    MultiCategory(datamodules=[part], val_split_mode="same_as_test", test_split_ratio=0.25, seed=1)
+
+
+def test_several_masks_of_an_image_are_checked_and_united(root):
+    """Every mask of an image is checked at setup, and the item has all of them."""
+    make_mask(root / "nut/ground_truth/hole/000/1.png", corner=20)
+    datamodule = multi_category(root, categories="nut")
+    datamodule.setup()
+
+    areas = [int(batch.gt_mask.sum()) for batch in datamodule.test_dataloader()]
+    assert areas == [64 + 64 + 64]
+    make_mask(root / "nut/ground_truth/hole/001_2.png", size=(16, 16))
+    with pytest.raises(ValueError, match=r"001_2\.png is 16x16"):
+        multi_category(root, categories="nut").setup()
+
+
+def test_normal_test_images_are_kept_without_a_test_split(root):
+    """`none`, the default of anomalib's `RealIAD`, drops no normal test image of any datamodule."""
+    datamodule = multi_category(root, dataset="MVTecAD", categories="bottle", test_split_mode="none")
+    (root / "nut").rename(root / "bottle")
+    datamodule.setup()
+
+    assert datamodule.test_data.samples.label_index.tolist() == [0, 0, 1, 1]
 
 
 def test_own_augmentations_come_first(root):
