@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path, PurePath
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from anomalib_vqflow.data.masks import match_masks, named_as_mask, read_union
+from anomalib_vqflow.data.masks import match_masks, named_as_mask
 
 
 def match(images, masks):
@@ -79,13 +77,3 @@ def test_masks_among_images_are_noticed():
     images = [Path("k", name) for name in names]
 
     assert named_as_mask(images) == [(Path("k/000_mask.png"), Path("k/000.png"))]
-
-
-def test_union_of_masks(tmp_path):
-    """A pixel is in the union exactly if it is in one of the masks."""
-    pixels = np.random.default_rng(0).random((3, 5, 7)) < 0.3
-    paths = [str(tmp_path / f"{index}.png") for index in range(3)]
-    for path, mask in zip(paths, pixels, strict=True):
-        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
-
-    assert np.array_equal(read_union(paths).numpy(), pixels.any(axis=0))
