@@ -12,6 +12,20 @@ from .reading import in_threads, read_deep
 USUAL_BITS = (8, 10, 12, 14, 16)
 
 
+def check_bit_depth(bit_depth: int | None) -> None:
+    """Check what a user says of the bits in image files of 16 bits.
+
+    Args:
+        bit_depth: Number of bits, or None.
+
+    Raises:
+        ValueError: If it is a number that such files cannot have.
+    """
+    if bit_depth is not None and bit_depth not in range(USUAL_BITS[0], USUAL_BITS[-1] + 1):
+        msg = f"Expected `bit_depth` from 8 to 16, or None to find it out, got {bit_depth!r}."
+        raise ValueError(msg)
+
+
 def common_bit_depth(paths: Sequence[str], categories: Mapping[str, str], given: int | None = None) -> int:
     """Find one range for all images of 16 bits, so that no image's brightness depends on what else it shows.
 

@@ -48,6 +48,15 @@ def test_a_given_range_that_is_exceeded_is_refused(tmp_path):
         common_bit_depth([path], {path: "nut"}, given=12)
 
 
+@pytest.mark.parametrize("given", [0, 7, 17, -12, "12", 12.5])
+def test_a_depth_that_no_file_has_is_refused(tmp_path, given):
+    """A number of bits that makes no sense is named before any image is read."""
+    make_category(tmp_path, "nut")
+
+    with pytest.raises(ValueError, match=f"`bit_depth` from 8 to 16, .* got {given!r}"):
+        MultiCategory(tmp_path, bit_depth=given)
+
+
 @pytest.mark.parametrize("given", [None, 12, 16])
 def test_a_datamodule_reads_in_one_range(tmp_path, given):
     """Training and test images are scaled by the range that is given or found, whatever is on them."""
