@@ -68,8 +68,8 @@ class MultiCategory(AnomalibDataModule):
         seed: Seed of splits and balanced sampling.
 
     Raises:
-        ValueError: If no place or two are given, an argument has no effect, a ratio is not between 0 and 1, a bit depth not
-            between 8 and 16, or a folder, dataset, category or argument is not known.
+        ValueError: If no place or two are given, an argument has no effect, a ratio is not between 0 and 1, a bit depth
+            is none of such files, or a folder, dataset, category or argument is not known.
 
     Example:
         >>> datamodule = MultiCategory(dataset="MVTecAD", categories=["bottle", "screw"])
