@@ -32,8 +32,8 @@ from .fitting import FittingMixin
 from .image_files import ImageFilesMixin
 from .loss import LossTerms, VQFlowLoss
 from .naming import first_names
+from .post_processor import SeparatingPostProcessor
 from .schedule import TrainingDefaultsMixin, WarmupSchedule
-from .thresholds import SeparatingPostProcessor
 from .torch_model import InferencerPrediction, Prediction, VQFlowModel
 
 
