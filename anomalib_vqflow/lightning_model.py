@@ -86,7 +86,7 @@ class VQFlow(
             relative to the image's best pixel.
         top_k_ratio: Share of the map averaged for the image score.
         pre_processor: Pre-processor, or True for resizing and ImageNet normalization.
-        post_processor: Post-processor, or True for anomalib's.
+        post_processor: Post-processor, or True for :class:`.SeparatingPostProcessor`.
         evaluator: Evaluator, or True for anomalib's metrics per category, their mean, and pooled.
         visualizer: Visualizer, or True for anomalib's.
 
@@ -290,7 +290,7 @@ class VQFlow(
         )
 
     def configure_post_processor(self) -> PostProcessor:
-        """Set thresholds between scores, and tell labels only where there is one."""
+        """Set thresholds between scores or by normal ones, and tell labels only where there is one."""
         return SeparatingPostProcessor()
 
     def configure_callbacks(self) -> list[Callback]:

@@ -3,11 +3,11 @@
 
     python benchmarks/false_alarms.py configs/quick_start.yaml model_of_seed_0.ckpt model_of_seed_1.ckpt ...
 
-The test images, which no training has seen, are split at random, normal and anomalous ones each. One half sets the threshold: its normal images alone,
-by split conformal prediction under a false-alarm rate, for all images or per concept; or, as anomalib does it, by the
-best F1 score on all images of the half; or by the highest score of its normal images. On the other half, the share of
-normal images above the threshold is measured, the same for the category that has most, and the share of anomalous
-images that are found. Means over the splits and checkpoints; in brackets, the deviation of single splits.
+The test images, which no training has seen, are split at random, normal and anomalous ones each. One half sets the
+threshold: its normal images alone, by split conformal prediction under a false-alarm rate, for all images or per
+concept; or, as anomalib does it, by the best F1 score on all images of the half; or by the highest score of its normal
+images. On the other half, the share of normal images above the threshold is measured, the same for the category that
+has most, and the share of anomalous images that are found. Means and deviations over splits and checkpoints.
 """
 
 import argparse
