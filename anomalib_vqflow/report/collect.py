@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
-from anomalib.data.utils import ValSplitMode
 from anomalib.post_processing import PostProcessor
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -95,21 +94,23 @@ def image_threshold(post_processor: object) -> float:
     """Find the raw score above which anomalib's post-processor calls an image anomalous; NaN if it does not decide."""
     if not isinstance(post_processor, PostProcessor) or not post_processor.enable_thresholding:
         return float("nan")
+    threshold = post_processor.image_threshold.item()
+    if isinstance(post_processor, SeparatingPostProcessor) and np.isnan(threshold):
+        return float("nan")
     decision = 1.0 - post_processor.image_sensitivity  # on scores normalized so that the threshold is at 0.5
     low, high = post_processor.image_min.item(), post_processor.image_max.item()
     if not post_processor.enable_normalization or np.isnan(low) or np.isnan(high):
         return decision
-    threshold = post_processor.image_threshold.item()
-    if isinstance(post_processor, SeparatingPostProcessor) and np.isnan(threshold):
-        return float("nan")
     middle = (low + high) / 2 if np.isnan(threshold) else threshold
     return middle + (decision - 0.5) * (high - low)
 
 
 def held_out_scores(post_processor: object, datamodule: AnomalibDataModule) -> NDArray[np.float32]:
     """Get the scores of the normal validation images, which tell false alarms unless they are test images, too."""
-    is_tested = datamodule.val_split_mode in {None, ValSplitMode.SAME_AS_TEST}
-    if is_tested or not isinstance(post_processor, SeparatingPostProcessor):
+    validated = getattr(datamodule, "val_data", None)
+    if validated is None or not isinstance(post_processor, SeparatingPostProcessor):
+        return np.zeros(0, np.float32)
+    if not set(validated.samples["image_path"]).isdisjoint(datamodule.test_data.samples["image_path"]):
         return np.zeros(0, np.float32)
     return post_processor.normal_scores[:, 0].float().cpu().numpy()
 
