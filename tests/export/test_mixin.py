@@ -130,7 +130,7 @@ def test_the_concept_is_an_output_where_it_is_asked_for(monkeypatch, tmp_path):
     kept = []
     monkeypatch.setattr(torch.onnx, "export", lambda **_: None)
     monkeypatch.setattr(mixin, "name_nodes_by_module", lambda _: None)
-    monkeypatch.setattr(mixin, "finish_onnx", lambda _, outputs, opset: kept.append((outputs, opset)))
+    monkeypatch.setattr(mixin, "finish_onnx", lambda _, outputs, opset, _bits: kept.append((outputs, opset)))
     tiny_model().to_onnx(tmp_path, output_names=["concept", "pred_score"])
     tiny_model().to_onnx(tmp_path)
     assert kept == [(["concept", "pred_score"], 18), (["pred_score", "anomaly_map"], 18)]  # no labels before training
