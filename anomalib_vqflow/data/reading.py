@@ -19,6 +19,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from .files import is_image
+
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 DARK_IS_ZERO = frozenset({1, 2})  # photometric interpretations: gray and RGB
@@ -56,18 +58,31 @@ class MaskContent(NamedTuple):
 
 
 def find_images(place: Path) -> list[Path]:
-    """List the images in a folder and its subfolders, in order.
+    """List the images in a folder and all folders below it, in order.
 
     Args:
         place: Folder, or a single image.
 
     Returns:
-        Paths by their suffix; hidden ones are left out, and those that turn out to be no images are not.
+        Files that are images by their suffix, broken ones and broken links included. Links to folders are followed,
+        but not in circles; hidden files and folders are left out.
+
+    Raises:
+        OSError: If there is no such folder, or one cannot be listed.
     """
     if place.is_file():
         return [place]
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return sorted(p for p in place.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    found: list[Path] = []
+    folders: list[tuple[Path, tuple[Path, ...]]] = [(place, (place.resolve(),))]
+    for folder, above in folders:  # grows
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                continue
+            if not path.is_dir():
+                found += [path] if is_image(path) else []
+            elif not any(real.is_relative_to(target := path.resolve()) for real in above):
+                folders.append((path, (*above, target)))
+    return sorted(found)
 
 
 @contextmanager
@@ -179,7 +194,7 @@ def read_deep(path: str | PathLike[str]) -> np.ndarray:
     content = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
     pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # no imread: it fails at some names
     if pixels is None or pixels.dtype != np.uint16:
-        msg = "OpenCV finds no 16 bits per color in it; convert it to 8 bits"
+        msg = "OpenCV cannot read its 16 bits per color; it is broken, or must be converted to 8 bits"
         raise ValueError(msg)
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., 2::-1]
 
