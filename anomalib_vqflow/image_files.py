@@ -105,7 +105,7 @@ class Rereading(Callback):
             return
         images = [read_image(path, pl_module.bit_depth) for path in paths]
         items = [ImageItem(image=dataset.transform(image) if dataset.transform else image) for image in images]
-        batch.image = cast("Tensor", ImageBatch.collate(items).image).to(pl_module.device)
+        batch.image = cast("Tensor", ImageBatch.collate(items).image).to(pl_module.device)  # type: ignore[attr-defined]
 
 
 class TrueImageVisualizer(ImageVisualizer):

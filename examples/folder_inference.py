@@ -71,12 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--readers", type=int, default=os.cpu_count() or 1, help="threads that read images")
     parser.add_argument("--threads", type=int, default=0, help="threads that compute; 0 for OpenVINO's choice")
     options = parser.parse_args(arguments)
-    paths = find_images(options.images)
-    if not paths:
-        parser.error(f"There are no images in {options.images}.")
-
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+    try:
+        paths = find_images(options.images)
+    except OSError as error:
+        parser.error(f"Cannot read {error.filename} ({error.strerror}).")
+    if not paths:
+        parser.error(f"There are no images in {options.images}.")
+    if not options.model.is_file():
+        parser.error(f"There is no model {options.model}.")
 
     bit_depth = find_bit_depth(options.model)
     compiled = compile_model(options.model, options.device, options.precision, options.threads, bit_depth is not None)
@@ -87,11 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
     for path, reason in failures.items():
         print(f"Left out {path}: {reason}", file=sys.stderr)
     write_csv(options.output, predictions)
-    found = sum(prediction.label == "anomalous" for prediction in predictions.values())
+    labels = [prediction.label for prediction in predictions.values()]
+    found = "no labels without a threshold" if "" in labels else f"{labels.count('anomalous')} anomalous"
     rate = f"{len(predictions) / seconds:.1f} images per second, reading included"
-    print(
-        f"{len(predictions)} images, {found} anomalous, {len(failures)} left out, {rate}. Written to {options.output}."
-    )
+    print(f"{len(predictions)} images, {found}, {len(failures)} left out, {rate}. Written to {options.output}.")
     return int(bool(failures))
 
 
@@ -213,7 +216,7 @@ def _ahead(
 
 
 def write_heat_map(path: Path, pixels: np.ndarray, anomaly_map: np.ndarray) -> None:
-    """Write the map over its image: blue is normal, yellow the threshold, red anomalous.
+    """Write the map over its image: blue is normal, yellow the threshold (if the model has one), red anomalous.
 
     Args:
         path: File to write.
