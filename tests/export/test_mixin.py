@@ -15,10 +15,13 @@ import openvino
 import pytest
 import torch
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
+from anomalib.visualization import ImageVisualizer
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from anomalib_vqflow.data import read_image
 from anomalib_vqflow.export import mixin
+from anomalib_vqflow.image_files import TrueImageVisualizer
 from anomalib_vqflow.quantization import Codebook
 from tests.tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model
 
@@ -143,6 +146,36 @@ def test_a_model_that_was_never_trained_is_told(tmp_path, model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.to_torch(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def unlabeled(folder, root):
+    """A model that was trained without validation images, so that it has no threshold."""
+    model = tiny_model()
+    tiny_engine(folder / "unlabeled").fit(model, datamodule=tiny_data(root, val_split_mode="none"))
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_without_a_threshold_there_is_no_label(unlabeled, root, tmp_path, kind):
+    """An export says so, and anomalib's inferencers and visualizer take what it tells."""
+    with pytest.warns(UserWarning, match=r"no threshold, .* raw scores and maps, but no labels and masks"):
+        path = unlabeled.to_torch(tmp_path) if kind == "torch" else unlabeled.to_openvino(tmp_path)
+    options = {"device": "cpu"} if kind == "torch" else {"device": "CPU", "config": FP32}
+    predict = (TorchInferencer if kind == "torch" else OpenVINOInferencer)(path, **options).predict
+    image = root / "bolt" / "test" / "hole" / "000.png"
+    found, expected = predict(image), unlabeled(read_image(image)[None])
+    assert found.pred_label is found.pred_mask is None
+    assert found.pred_score.item() == pytest.approx(expected.pred_score.item(), abs=TOLERANCE)
+    assert ImageVisualizer().visualize(found).size == (3 * 256, 256)  # the last with nothing on it
+    assert TrueImageVisualizer().visualize(found).size == (2 * 256, 256)
+
+
+def test_accuracy_needs_labels(model):
+    """Without a threshold and a metric of scores there is nothing to judge by."""
+    outputs = [SimpleNamespace(names={"pred_score"}), SimpleNamespace(names={"anomaly_map"})]
+    with pytest.raises(ValueError, match=r"INT8_ACQ judges by labels, .* give a metric of scores"):
+        model._compress_ov_model(SimpleNamespace(outputs=outputs), CompressionType.INT8_ACQ)
 
 
 def test_operator_set(monkeypatch, tmp_path):
