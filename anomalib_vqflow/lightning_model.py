@@ -88,7 +88,7 @@ class VQFlow(
         pre_processor: Pre-processor, or True for resizing and ImageNet normalization.
         post_processor: Post-processor, or True for anomalib's.
         evaluator: Evaluator, or True for anomalib's metrics per category, their mean, and pooled.
-        visualizer: Visualizer, or True for anomalib's on upright images.
+        visualizer: Visualizer, or True for anomalib's, on images as the model saw them.
 
     Raises:
         ValueError: If an argument is out of its range, the backbone or a layer does not exist, or its weights cannot be

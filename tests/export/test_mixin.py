@@ -167,6 +167,7 @@ def test_without_a_threshold_there_is_no_label(unlabeled, root, tmp_path, kind):
     found, expected = predict(image), unlabeled(read_image(image)[None])
     assert found.pred_label is found.pred_mask is None
     assert found.pred_score.item() == pytest.approx(expected.pred_score.item(), abs=TOLERANCE)
+    assert predict(read_image(image)).pred_score.item() == pytest.approx(expected.pred_score.item(), abs=TOLERANCE)
     assert ImageVisualizer().visualize(found).size == (3 * 256, 256)  # the last with nothing on it
     assert TrueImageVisualizer().visualize(found).size == (2 * 256, 256)
 
