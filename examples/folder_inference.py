@@ -3,11 +3,11 @@
 
     python examples/folder_inference.py results/VQFlow/products/v0/weights/openvino/model.xml images --heat-maps maps
 
-It needs OpenVINO, NumPy and Pillow only, neither torch nor anomalib, and OpenCV for images of more than 8 bits, if the
-model was trained on such. Threads read and decode images while others are computed, one image per request, as many
-requests at once as OpenVINO finds best (its throughput hint). Images of any sizes may be mixed; they are turned upright
-as their EXIF says, grayscale is spread over the colors, and transparency is ignored. A file that cannot be read is
-named and left out, and the exit code is 1.
+It needs OpenVINO, NumPy, Pillow and the file ``image_files.py`` beside it, neither torch nor anomalib, and OpenCV for
+images of more than 8 bits, if the model was trained on such. Threads read and decode images while others are computed,
+one image per request, as many requests at once as OpenVINO finds best (its throughput hint). Images of any sizes may be
+mixed; they are turned upright as their EXIF says, grayscale is spread over the colors, and transparency is ignored. A
+file that cannot be read is named and left out, and the exit code is 1.
 
 The model is compiled for one image at a time. An exported model takes any number, but then OpenVINO knows no sizes
 inside of it, and much of its time goes into finding them out.

@@ -124,7 +124,8 @@ PARSE = argparse.ArgumentParser.parse_known_args
 def parse(monkeypatch):
     """Return a function that starts a program and stops it when it has understood its command line."""
     monkeypatch.setattr(AnomalibCLI, "instantiate_classes", lambda _: None)
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # scripts there share helpers
+    for folder in ("benchmarks", "examples"):  # scripts there share helpers
+        monkeypatch.syspath_prepend(ROOT / folder)
 
     def start(program, *arguments):
         if program == "anomalib":

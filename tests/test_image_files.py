@@ -211,6 +211,17 @@ def test_a_test_uses_the_range_of_the_training(trained, tmp_path):
         tiny_engine(tmp_path).test(tiny_model(), datamodule=tiny_data(dark), ckpt_path=trained)
 
 
+def test_damaged_pixels_of_16_bits_are_named_before_a_training(tmp_path):
+    """Header and end of the file are whole, but what is between them is not."""
+    root = write_products(tmp_path, 12)
+    path = root / "bolt" / "train" / "good" / "000.png"
+    content = path.read_bytes()
+    at = content.index(b"IDAT") + 10
+    path.write_bytes(content[:at] + b"damaged" + content[at + 7 :])
+    with pytest.raises(ValueError, match=rf"cannot read {path} \(OpenCV cannot read its 16 bits"):
+        tiny_engine(tmp_path).fit(tiny_model(), datamodule=tiny_data(root))
+
+
 def folder_of(root, **arguments):
     places = {"normal_dir": "train/good", "abnormal_dir": "test/hole", "normal_test_dir": "test/good"}
     sizes = {"num_workers": 0, "train_batch_size": 4, "eval_batch_size": 4}

@@ -19,8 +19,6 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from .files import is_image
-
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 DARK_IS_ZERO = frozenset({1, 2})  # photometric interpretations: gray and RGB
@@ -55,34 +53,6 @@ class MaskContent(NamedTuple):
 
     share: float  # of its pixels that are defective
     num_values: int  # different gray values; 2 where they do not matter
-
-
-def find_images(place: Path) -> list[Path]:
-    """List the images in a folder and all folders below it, in order.
-
-    Args:
-        place: Folder, or a single image.
-
-    Returns:
-        Files that are images by their suffix, broken ones and broken links included. Links to folders are followed,
-        but not in circles; hidden files and folders are left out.
-
-    Raises:
-        OSError: If there is no such folder, or one cannot be listed.
-    """
-    if place.is_file():
-        return [place]
-    found: list[Path] = []
-    folders: list[tuple[Path, tuple[Path, ...]]] = [(place, (place.resolve(),))]
-    for folder, above in folders:  # grows
-        for path in folder.iterdir():
-            if path.name.startswith("."):
-                continue
-            if not path.is_dir():
-                found += [path] if is_image(path) else []
-            elif not any(real.is_relative_to(target := path.resolve()) for real in above):
-                folders.append((path, (*above, target)))
-    return sorted(found)
 
 
 @contextmanager
@@ -197,6 +167,22 @@ def read_deep(path: str | PathLike[str]) -> np.ndarray:
         msg = "OpenCV cannot read its 16 bits per color; it is broken, or must be converted to 8 bits"
         raise ValueError(msg)
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., 2::-1]
+
+
+def brightest(path: str | PathLike[str]) -> int:
+    """Get the largest value of an image of up to 16 bits per color.
+
+    Args:
+        path: File.
+
+    Returns:
+        The value, as stored.
+
+    Raises:
+        ValueError: If OpenCV cannot read the file; the message names it.
+    """
+    with opened(path):
+        return int(read_deep(path).max())
 
 
 def read_mask(path: str | PathLike[str]) -> Tensor:
