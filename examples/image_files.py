@@ -35,10 +35,11 @@ def find_images(place: Path) -> list[Path]:
         for path in folder.iterdir():
             if path.name.startswith("."):
                 continue
-            target = path.resolve()
             if not path.is_dir():
                 found += [path] if path.suffix.lower() in suffixes else []
-            elif not any(real.is_relative_to(target) for real in above):  # else a circle
+                continue
+            target = path.resolve()
+            if not any(real.is_relative_to(target) for real in above):  # else a circle
                 folders.append((path, (*above, target)))
     return sorted(found)
 

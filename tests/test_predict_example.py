@@ -205,6 +205,7 @@ def write_tree(folder):
     (folder / "images" / "link").symlink_to(folder / "elsewhere")
     (folder / "images" / "file.png").symlink_to(folder / "elsewhere" / "linked.png")
     (folder / "images" / "broken.png").symlink_to(folder / "nothing.png")
+    (folder / "images" / "self.png").symlink_to(folder / "images" / "self.png")
     (folder / "images" / "circle").symlink_to(folder / "images")
     return folder / "images"
 
@@ -215,7 +216,7 @@ def test_both_examples_find_the_same_images(tmp_path):
     found = find_images(images)
     assert load_script("examples/image_files.py").find_images(images) == found
     names = {path.relative_to(images).as_posix() for path in found}
-    assert names == {*FOUND, "link/linked.png", "file.png", "broken.png"}
+    assert names == {*FOUND, "link/linked.png", "file.png", "broken.png", "self.png"}
     for place in (images / "a.png", images / "notes.txt", images / "file.png"):
         assert find_images(place) == load_script("examples/image_files.py").find_images(place) == [place]
 
