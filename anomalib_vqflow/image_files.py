@@ -68,15 +68,28 @@ class ImageFilesMixin(LightningModule):
         """Draw on the images as the model saw them."""
         return TrueImageVisualizer()
 
+    def agree_with(self, datamodule: AnomalibDataModule) -> None:
+        """See to it that a datamodule reads images as that of the training did.
+
+        Args:
+            datamodule: Any datamodule that is set up.
+
+        Raises:
+            ValueError: If images use more bits than those of the training, or a datamodule of anomalib's has images
+                that it would misread.
+        """
+        if not isinstance(datamodule, MultiCategory):
+            _refuse_misread_images(datamodule)
+        elif self.bit_depth is not None:
+            datamodule.use_bit_depth(self.bit_depth)
+
     def _agree_with_data(self) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, MultiCategory):
-            if self.bit_depth is not None:
-                datamodule.use_bit_depth(self.bit_depth)
-            elif self.trainer.state.fn == TrainerFn.FITTING:
-                self.bit_depth = datamodule.bit_depth
-        elif isinstance(datamodule, AnomalibDataModule):
-            _refuse_misread_images(datamodule)
+        if not isinstance(datamodule, AnomalibDataModule):
+            return
+        self.agree_with(datamodule)
+        if self.trainer.state.fn == TrainerFn.FITTING and isinstance(datamodule, MultiCategory):
+            self.bit_depth = datamodule.bit_depth
 
 
 class Rereading(Callback):

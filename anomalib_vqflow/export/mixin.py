@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The steps of an export, as anomalib's hooks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
 
     input_size: tuple[int, int] | None
     bit_depth: int | None
+    agree_with: Callable[[AnomalibDataModule], None]
     is_exported = False  # while torch.onnx traces the model
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
@@ -223,6 +225,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         if compression_type == CompressionType.INT8:
             return nncf.compress_weights(model, ignored_scope=ignored)
         datamodule = _set_up(datamodule, CompressionType(compression_type))
+        self.agree_with(datamodule)
         batch, _, height, width = model.input(0).partial_shape
         is_static = height.is_static and width.is_static
         size = (height.get_length(), width.get_length()) if is_static else self.input_size

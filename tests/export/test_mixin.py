@@ -215,6 +215,16 @@ def test_what_cannot_be_compressed_is_refused(model, exported, root, compression
         model._compress_ov_model(inferred, CompressionType(compression), datamodule)
 
 
+def test_images_to_quantize_with_are_read_as_in_training(model, exported, root, monkeypatch):
+    """In its range, whatever they would need themselves."""
+    monkeypatch.setattr(mixin, "quantize", lambda *_: "quantized")
+    monkeypatch.setattr(model, "bit_depth", 14)
+    datamodule = tiny_data(root)
+    with pytest.warns(UserWarning, match="8 validation images"):
+        model._compress_ov_model(openvino.Core().read_model(exported("openvino")), CompressionType.INT8_PTQ, datamodule)
+    assert datamodule.val_data.bit_depth == 14
+
+
 def test_accuracy_needs_anomalous_test_images():
     """Without any, every model would be as good as any other."""
     good_only = SimpleNamespace(setup=lambda _: None, val_data=[0], test_data=SimpleNamespace(has_anomalous=False))
