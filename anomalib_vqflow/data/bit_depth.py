@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from anomalib_vqflow.naming import first_names
 
-from .reading import in_threads, read_deep
+from .reading import brightest, in_threads
 
 USUAL_BITS = (8, 10, 12, 14, 16)
 
@@ -41,8 +41,8 @@ def common_bit_depth(paths: Sequence[str], categories: Mapping[str, str], given:
         ValueError: If an image cannot be decoded, or is brighter than the given bits allow.
     """
     used = {
-        path: next(bits for bits in USUAL_BITS if brightest < 2**bits)
-        for path, brightest in zip(paths, in_threads(lambda path: int(read_deep(path).max()), paths), strict=True)
+        path: next(bits for bits in USUAL_BITS if value < 2**bits)
+        for path, value in zip(paths, in_threads(brightest, paths), strict=True)
     }
     bit_depth = given or max(used.values())
     if brighter := [path for path, bits in used.items() if bits > bit_depth]:

@@ -43,7 +43,7 @@ def write_page(
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
-    set_up(datamodule, model.input_size)
+    set_up(datamodule, model)
     collected = collect(model, datamodule, max_train_images)
     cards = make_cards(model, datamodule, collected)
     plots = make_plots(model, collected, cards)

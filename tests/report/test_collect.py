@@ -36,7 +36,7 @@ def trained(root, tmp_path_factory):
 
 def tiny_data_ready(root, model, **arguments):
     datamodule = tiny_data(root, **arguments)
-    set_up(datamodule, model.input_size)
+    set_up(datamodule, model)
     return datamodule
 
 
@@ -135,7 +135,7 @@ def test_shares_are_evenly_drawn(trained, collected, root, largest):
 def test_random_augmentation_is_left_out(trained, collected, root):
     """Training images are seen as test images are, without what makes them random in training."""
     datamodule = tiny_data(root, train_augmentations=RandomErasing(p=1.0, scale=(0.5, 0.6)))
-    set_up(datamodule, trained[0].input_size)
+    set_up(datamodule, trained[0])
     again = collect(trained[0], datamodule, 100)
     assert np.allclose(again.train["distance"], collected.train["distance"])
 
@@ -145,7 +145,7 @@ def test_data_without_categories(trained, root):
     datamodule = Folder(
         "bolt", "train/good", root / "bolt", "test/hole", "test/good", num_workers=0, val_split_mode="same_as_test"
     )
-    set_up(datamodule, trained[0].input_size)
+    set_up(datamodule, trained[0])
     collected = collect(trained[0], datamodule, 100)
     assert collected.categories == []
     assert set(collected.test["category"]) == {""}
