@@ -66,7 +66,7 @@ def read_layout(root: Path) -> Layout:
         )
         raise ValueError(msg)
     _note(notes, "training images that are not normal, going by their folder", unused)
-    masks, with_masks = _read_masks(roles, kinds, notes)
+    masks, mask_folders = _read_masks(roles, kinds, notes)
     images = {
         split: [
             ImageFile(image, kind.folder.name, kind.normal, tuple(masks.get(image, ())))
@@ -75,9 +75,9 @@ def read_layout(root: Path) -> Layout:
         ]
         for split in Split
     }
-    needing = [kind for split in with_masks for kind in kinds[split]]
-    _check_complete(needing, masks, roles.get(MASKS, root / "ground_truth"))
-    return Layout(images, with_masks, notes)
+    for split, folder in mask_folders.items():
+        _check_complete(kinds[split], masks, folder)
+    return Layout(images, set(mask_folders), notes)
 
 
 def _read_kinds(folder: Path, notes: list[str]) -> list[Kind]:
@@ -121,8 +121,12 @@ def _check_kind(kind: Kind) -> None:
 
 def _read_masks(
     roles: Mapping[str, Path], kinds: Mapping[Split, list[Kind]], notes: list[str]
-) -> tuple[dict[Path, list[Path]], set[Split]]:
-    """Match the masks with the images of ``val`` and ``test``: those of a folder of their own, or the common one."""
+) -> tuple[dict[Path, list[Path]], dict[Split, Path]]:
+    """Match the masks with the images of ``val`` and ``test``: those of a folder of their own, or the common one.
+
+    Returns:
+        Masks by image, and the folder of masks of each split that has some.
+    """
     common = roles.get(MASKS)
     by_split = find_roles(common) if common else {}
     inside = {name: found for name, path in roles.items() if name != MASKS and (found := find_roles(path).get(MASKS))}
@@ -137,18 +141,23 @@ def _read_masks(
             splits_of.setdefault(folder, []).append(split)
     read_alone = {path for name, path in by_split.items() if name in (Split.VAL.value, Split.TEST.value)}
     masks: dict[Path, list[Path]] = {}
-    with_masks = set()
+    mask_folders: dict[Split, Path] = {}
     for folder, splits in splits_of.items():
-        matches = _match_kinds(folder, [kind for split in splits for kind in kinds[split]], read_alone, notes)
+        other_folders = [other for other in splits_of if other != folder]
+        matches = _match_kinds(
+            folder, [kind for split in splits for kind in kinds[split]], read_alone, other_folders, notes
+        )
         masks.update(matches.masks)
         for split in splits:
             has_some = any(image in matches.masks for kind in kinds[split] for image in kind.images)
             if has_some or (matches.strays and split == Split.TEST):
-                with_masks.add(split)
-    return masks, with_masks
+                mask_folders[split] = folder
+    return masks, mask_folders
 
 
-def _match_kinds(folder: Path, kinds: list[Kind], passed_over: set[Path], notes: list[str]) -> Matches:
+def _match_kinds(
+    folder: Path, kinds: list[Kind], passed_over: set[Path], other_folders: list[Path], notes: list[str]
+) -> Matches:
     """Match the masks in a folder; those of a kind that has no images are strays, others that fit none an error."""
     matched: dict[Path, list[Path]] = {}
     strays: list[Path] = []
@@ -171,9 +180,11 @@ def _match_kinds(folder: Path, kinds: list[Kind], passed_over: set[Path], notes:
             matched.update(found.masks)
             lost += found.strays
     if lost:
+        elsewhere = f" Images of other splits have theirs in {first_names([str(f) for f in other_folders])}."
         msg = (
             f"{len(lost)} masks belong to no image: {first_names([str(mask) for mask in lost])}. Name them like their "
             f"image, such as {folder / 'scratch' / '000_mask.png'} for scratch/000.png, or remove them."
+            f"{elsewhere if other_folders else ''}"
         )
         raise ValueError(msg)
     _note(notes, "masks of a format that cannot be read", others)
@@ -193,7 +204,8 @@ def _check_complete(kinds: Iterable[Kind], masks: Mapping[Path, list[Path]], fol
         expected = folder / kind.folder.name / image.relative_to(kind.folder).with_name(f"{image.stem}_mask.png")
         others = f", nor for {len(lacking) - 1} more" if len(lacking) > 1 else ""
         msg = (
-            f"Expected a mask for the anomalous image {image}, found none{others}; add {expected}, or remove the image."
+            f"Expected a mask in {folder} for the anomalous image {image}, found none{others}; add {expected}, or "
+            "remove the image."
         )
         raise ValueError(msg)
 

@@ -159,6 +159,13 @@ def test_missing_mask_is_named(nut, place):
     assert place in message
 
 
+def test_folders_of_masks_in_a_split_are_told_where_they_may_be_kinds(nut):
+    """A kind named like masks takes the masks of its split from the common folder; errors tell where they come from."""
+    common = refused(nut("val/hole/2.png", "ground_truth/hole/2_mask.png", "val/mask/cam1/3.png"), "belong to no image")
+    assert common.endswith("have theirs in " + str(nut() / "val/mask") + ".")
+    refused(nut("test/mask/cam1/3.png", without=PLAIN[-2:]), f"Expected a mask in {nut() / 'test/mask'} for")
+
+
 def test_masks_of_other_kinds_and_of_normal_images_are_named(nut):
     """Masks of a kind without images, and of normal images, change nothing, and are named."""
     noted(nut("ground_truth/scratch/000_mask.png"), "masks of no image", "ground_truth/scratch/000_mask.png")

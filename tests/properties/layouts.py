@@ -18,7 +18,7 @@ ROLES = {
 NORMALS = ("good", "ok", "normal", "pass", "non_defective", "good images", "OK_2", "no-defect", "intact", "0_good")
 UNKNOWN_NORMALS = ("gut", "images", "0", "train", "日本", "ng")
 DEFECTS = ("hole", "Hole big", "not_good", "ng", "broken-ok_part", "Öl", "日本", "x.png", "0", "anomaly", "goodbye")
-ODD_DEFECTS = ("mask", "Train", "valid", "good", "ok", "labels", "gt", ".hidden")
+ODD_DEFECTS = ("mask", "Train", "valid", "good", "ok", "labels", "gt")
 STEMS = ("", "a b", "é", "e\u0301", "日本", "x.y", "IMG_", "100%", "[1]", "-", "x_mask", "a'b", "#", "🙂")
 ODD_STEMS = ("", "\udcff", "a\nb", " ", "~", "$")
 CATEGORIES = ("nut", "Bolt", "two words", "train", "ground_truth", "日本", "good", "a.b", "x.png", "é")
@@ -59,15 +59,11 @@ class Category:
         masked = arguments.pop("masked", 0)
         place = self.mask_place.format(masks=self.folders["masks"], split=self.folders[split])
         stem = path.rpartition(".")[0]
-        sample = Sample(
-            len(self.samples),
-            self.name,
-            split,
-            kind,
-            f"{self.name}/{self.folders[split]}/{path}",
-            tuple(f"{self.name}/{place}/{name.format(stem)}.png" for name in self.mask_names[:masked]),
-            **arguments,
-        )
+        masks = [f"{self.name}/{place}/{name.format(stem)}.png" for name in self.mask_names[:masked]]
+        taken = {mask for sample in self.samples for mask in sample.masks}
+        masks = [mask.replace(".png", "_b.png") if mask in taken else mask for mask in masks]
+        path = f"{self.name}/{self.folders[split]}/{path}"
+        sample = Sample(len(self.samples), self.name, split, kind, path, tuple(masks), **arguments)
         self.samples.append(sample)
 
 
@@ -91,26 +87,24 @@ def categories(draw, name, odd=False):
     splits = ("train", "test", "val") if draw(st.booleans()) else ("train", "test")
     for split in splits:
         for index, kind in enumerate(("good",) if split == "train" else ("good", "defect1", "defect2")):
-            names = NORMALS if kind == "good" else DEFECTS
-            if odd and split == "train" and draw(st.integers(0, 9)) == 0:
-                names = UNKNOWN_NORMALS
-            if odd and kind != "good" and draw(st.integers(0, 9)) == 0:
-                names = ODD_DEFECTS
+            names, odd_names = (NORMALS, UNKNOWN_NORMALS) if kind == "good" else (DEFECTS, ODD_DEFECTS)
+            odd_folder = odd and draw(st.integers(0, 7)) == 7
+            if odd_folder and (split == "train" or kind != "good"):
+                names = odd_names
             folder = draw(st.sampled_from(names))
             folder = f"{folder}{index}" if names is DEFECTS else folder
-            _add_images(draw, category, split, kind, folder, num_masks, odd or names not in (NORMALS, DEFECTS))
+            _add_images(draw, category, split, kind, folder, num_masks, odd_folder)
     return category
 
 
 def _add_images(draw, category, split, kind, folder, num_masks, odd):
-    inner = draw(st.sampled_from(("", "", "cam1/", "a/b/", "Masks/", "test/", "x.png/")))
-    inner = draw(st.sampled_from(("good/", "ok/", inner))) if odd else inner
-    stem = draw(st.sampled_from(ODD_STEMS if odd and draw(st.booleans()) else STEMS))
+    inner = draw(st.sampled_from(("", "", "cam1/", "a/b/", "Masks/", "test/", "x.png/", *(("good/", "ok/") * odd))))
+    stem = draw(st.sampled_from(ODD_STEMS if odd else STEMS))
     first = 0 if odd and draw(st.booleans()) else {"train": 100, "val": 200, "test": 300}[split]
+    same = odd and draw(st.booleans())
     for number in range(draw(st.integers(2, 3) if split == "train" else st.integers(1, 2))):
         suffix = draw(st.sampled_from(tuple(ENCODINGS)))
-        number = 0 if odd and draw(st.integers(0, 9)) == 0 else number
-        path = f"{folder}/{inner}{stem}{first + number}{suffix}"
+        path = f"{folder}/{inner}{stem}{first + (0 if same else number)}{suffix}"
         if all(sample.path != f"{category.name}/{category.folders[split]}/{path}" for sample in category.samples):
             masked = num_masks if kind != "good" else 0
             category.add(split, kind, path, masked=masked, encoding=ENCODINGS[suffix], odd=odd)

@@ -61,10 +61,6 @@ class Sample:
     odd: bool = False  # whether it may be refused
     lost: bool = False  # whether its masks are not there
 
-    def __repr__(self) -> str:
-        told = [self.path, self.encoding, *self.masks, *([self.mask_encoding] if self.masks else [])]
-        return f"{self.kind}: {' '.join(map(str, told))}{' lost' * self.lost}"
-
     @property
     def normal(self) -> bool:
         return self.kind == "good"
@@ -111,6 +107,13 @@ class Plan:
     samples: tuple[Sample, ...]
     extras: tuple[Extra, ...] = ()
     linked: bool = False  # whether all files of samples are links to files elsewhere
+
+    def _repr_pretty_(self, printer, _cycle):
+        """Print a line for each file that is written."""
+        for sample in self.samples:
+            told = [sample.kind, sample.path, sample.encoding, *sample.masks]
+            printer.text(f"\n{' '.join(map(str, told))} {sample.mask_encoding}{' odd' * sample.odd}{' lost' * sample.lost}")
+        printer.text(f"\n{self.extras}{' linked' * self.linked}")
 
 
 class Item(NamedTuple):
