@@ -128,8 +128,8 @@ def _read_masks(
         Masks by image, and the folder of masks of each split that has some.
     """
     common = roles.get(MASKS)
-    by_split = find_roles(common) if common else {}
-    inside = {name: found for name, path in roles.items() if name != MASKS and (found := find_roles(path).get(MASKS))}
+    by_split = _filled(find_roles(common)) if common else {}
+    inside = _filled({n: found for n, path in roles.items() if n != MASKS and (found := find_roles(path).get(MASKS))})
     _note(notes, "masks of training images, which are normal", [inside[n] for n in inside if n == Split.TRAIN.value])
     splits_of: dict[Path, list[Split]] = {common: []} if common else {}
     for split in (Split.VAL, Split.TEST):
@@ -153,6 +153,11 @@ def _read_masks(
             if has_some or (matches.strays and split == Split.TEST):
                 mask_folders[split] = folder
     return masks, mask_folders
+
+
+def _filled(folders: Mapping[str, Path]) -> dict[str, Path]:
+    """Leave out folders in which there is nothing; they say nothing about where masks are."""
+    return {name: folder for name, folder in folders.items() if any(list_images(folder))}
 
 
 def _match_kinds(

@@ -227,6 +227,15 @@ def test_validation_images_named_like_test_images(nut):
     assert [len(image.masks) for image in layout.images[Split.VAL]] == [0]
 
 
+@pytest.mark.parametrize("empty", ["ground_truth/test", "ground_truth/Val", "test/masks"])
+def test_empty_folders_of_masks_mean_nothing(nut, empty):
+    """A folder that would hold the masks of a split, but holds nothing, takes none from the common folder."""
+    root, plain = nut(), found(nut())
+    (root / empty).mkdir(parents=True)
+
+    assert found(root) == plain
+
+
 def test_two_folders_of_masks_for_one_split_are_refused(nut):
     """Masks of a split are in one folder."""
     root = nut("ground_truth/test/hole/000_mask.png", "test/masks/hole/000_mask.png")
