@@ -23,8 +23,20 @@ STEMS = ("", "a b", "é", "e\u0301", "日本", "x.y", "IMG_", "100%", "[1]", "-"
 ODD_STEMS = ("", "\udcff", "a\nb", " ", "~", "$")
 CATEGORIES = ("nut", "Bolt", "two words", "train", "ground_truth", "日本", "good", "a.b", "x.png", "é")
 MASK_NAMES = (  # of the first and the second mask of an image
-    *(("{}", "{}_2"), ("{}_mask", "{}_mask_2"), ("{}-mask", "{}-mask2"), ("{}_gt", "{}_gt_b"), ("{}.mask", "{}.mask.2")),
-    *(("{}_MASK", "{}_MASK_2"), ("{}_1", "{}_2"), ("{}/0", "{}/1"), ("{}/mask", "{}/x/mask"), ("{}_masks/0", "{}_mask")),
+    *(
+        ("{}", "{}_2"),
+        ("{}_mask", "{}_mask_2"),
+        ("{}-mask", "{}-mask2"),
+        ("{}_gt", "{}_gt_b"),
+        ("{}.mask", "{}.mask.2"),
+    ),
+    *(
+        ("{}_MASK", "{}_MASK_2"),
+        ("{}_1", "{}_2"),
+        ("{}/0", "{}/1"),
+        ("{}/mask", "{}/x/mask"),
+        ("{}_masks/0", "{}_mask"),
+    ),
 )
 MASK_PLACES = ("{masks}", "{masks}/{split}", "{split}/{masks}")
 ENCODINGS = {
@@ -167,7 +179,12 @@ def _broken_image(draw, category):
 
 def _stray_image(draw, category):
     """An image where none belongs; in a folder of a kind, it would be one of its images."""
-    places = [category.name, f"{category.name}/overview", "", *("/".join(s.path.split("/")[:2]) for s in category.samples)]
+    places = [
+        category.name,
+        f"{category.name}/overview",
+        "",
+        *("/".join(s.path.split("/")[:2]) for s in category.samples),
+    ]
     places += [f"{category.name}/{category.folders['masks']}/{end}" for end in ("", "zzz/", "good/")]
     place = draw(st.sampled_from(sorted(set(places))))
     category.extras.append(Extra(f"{place}/stray.png".lstrip("/"), _image(), silent=False))
@@ -177,7 +194,7 @@ def _stray_mask(draw, category):
     """A mask beside an image, or one of no image."""
     sample = draw(st.sampled_from(category.samples))
     folder = draw(st.sampled_from((sample, *category.samples))).path.rpartition("/")[0]
-    if sample.masks and draw(st.booleans()):
+    if sample.masks and "/" not in category.mask_names[0] and draw(st.booleans()):
         folder = sample.masks[0].rpartition("/")[0]
         category.extras.append(Extra(f"{folder}/zzz_mask.png", save(sample.mask()), silent=False))
     else:

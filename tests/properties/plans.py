@@ -112,8 +112,12 @@ class Plan:
         """Print a line for each file that is written."""
         for sample in self.samples:
             told = [sample.kind, sample.path, sample.encoding, *sample.masks]
-            printer.text(f"\n{' '.join(map(str, told))} {sample.mask_encoding}{' odd' * sample.odd}{' lost' * sample.lost}")
-        printer.text(f"\n{self.extras}{' linked' * self.linked}")
+            printer.text(
+                f"\n{' '.join(map(str, told))} {sample.mask_encoding}{' odd' * sample.odd}{' lost' * sample.lost}"
+            )
+        for extra in self.extras:
+            printer.text(f"\n{extra.path} -> {extra.link or str(extra.content)[:20]}")
+        printer.text("\nlinked" * self.linked)
 
 
 class Item(NamedTuple):
