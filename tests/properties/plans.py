@@ -79,8 +79,7 @@ class Sample:
         turn = 2 * np.pi * np.random.default_rng(zlib.crc32(self.plain_path.encode())).random()
         channels = [np.sin(rows * np.cos(turn + shift) + columns * np.sin(turn + shift)) for shift in (0, 2, 4)]
         image = np.stack(channels, axis=2)
-        image = np.round(255 * (image - image.min()) / np.ptp(image)).astype(np.uint8)
-        return image
+        return np.round(255 * (image - image.min()) / np.ptp(image)).astype(np.uint8)
 
     def mask(self) -> np.ndarray:
         """A rectangle of white, different for every sample, that is no quarter of the image."""
