@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+from enum import Enum
+from functools import cache
+
+from anomalib.data.utils import TestSplitMode as TestMode
+from anomalib.data.utils import ValSplitMode as ValMode
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomalib_vqflow import MultiCategory
+
+from .oracle import Difference, judge
+from .plans import SPLITS, Plan, Sample, two_folders, write_odd
+from .values import ANYTHING, SCALARS
+
+NUMBERS = {("train", "good"): 6, ("test", "good"): 3, ("test", "defect"): 4, ("val", "good"): 2, ("val", "defect"): 2}
+
+
+def _modes(kind):
+    names = [mode.value for mode in kind]
+    return st.one_of(st.sampled_from(names), st.sampled_from(kind), st.sampled_from(("", "FROM_DIR", "x")), ANYTHING)
+
+
+ratios = st.one_of(st.floats(0, 1), st.floats(0.1, 0.9), st.sampled_from((0, 1, "0.5", 5e-324, 1 - 2**-53)), ANYTHING)
+arguments = st.fixed_dictionaries(
+    {},
+    optional={
+        "test_split_mode": _modes(TestMode),
+        "test_split_ratio": ratios,
+        "val_split_mode": _modes(ValMode),
+        "val_split_ratio": ratios,
+        "seed": st.one_of(st.integers(-(2**65), 2**65), SCALARS, ANYTHING),
+    },
+)
+
+
+@cache
+def plan(good, val, masks):
+    """A plain category, perhaps without normal test images, validation images or masks."""
+    counts = {place: num for place, num in NUMBERS.items() if (good or place != ("test", "good"))}
+    places = [place for place, num in counts.items() for _ in range(num) if val or place[0] != "val"]
+    samples = []
+    for number, (split, kind) in enumerate(places):
+        mask = (f"nut/ground_truth/{kind}/{number}_mask.png",) if masks and kind != "good" else ()
+        samples.append(Sample(number, "nut", split, kind, f"nut/{split}/{kind}/{number}.png", mask))
+    return Plan(tuple(samples))
+
+
+def subsets(root, given):
+    """Set up a datamodule, and read the labels of its images by their paths."""
+    datamodule = MultiCategory(root, num_workers=0, **given)
+    datamodule.setup()
+    found = {}
+    for split in SPLITS:
+        samples = data.samples if (data := getattr(datamodule, f"{split}_data", None)) is not None else None
+        rows = [] if samples is None else zip(samples.image_path, samples.label_index, strict=True)
+        found[split] = {path.removeprefix(f"{root}/"): int(label) for path, label in rows}
+    return found
+
+
+def faults(plan, given, found):
+    """Find what is not as the arguments say, by rules that are simpler than the splits."""
+    labels = {sample.path: int(not sample.normal) for sample in plan.samples}
+    start = {split: {sample.path for sample in plan.samples if sample.split == split} for split in SPLITS}
+    has_good = any(sample.split == "test" and sample.normal for sample in plan.samples)
+    test_mode, val_mode = _value(given, "test_split_mode", "from_dir"), _value(given, "val_split_mode", None)
+    val_mode = val_mode or ("from_dir" if start["val"] else "same_as_test")
+    train, val, test = (set(found[split]) for split in SPLITS)
+
+    for split in SPLITS:
+        for path, label in found[split].items():
+            if path in labels and labels[path] != label:
+                yield f"{path} has another label in {split}"
+    if not train or train - start["train"] or any(found["train"].values()):
+        yield "other training images"
+    if train & (val | test) or (val & test and val_mode != "same_as_test"):
+        yield "an image is in two subsets"
+    drawn = start["train"] - train
+    moved = val_mode in {"from_train", "synthetic"} or (not has_good and test_mode != "none")
+    if drawn and not moved:
+        yield "training images are lost"
+    if test_mode != "synthetic" and (start["test"] - test) - (val if val_mode == "from_test" else set()):
+        yield "test images are lost"
+    if test_mode != "synthetic" and val_mode != "synthetic" and drawn - val - test:
+        yield "images are in no subset"
+    whole = {"from_train": start["train"], "from_test": val | test}.get(val_mode)
+    if whole and has_good and test_mode != "synthetic":
+        ratio = given.get("val_split_ratio")
+        if abs(len(val) - len(whole) * (0.5 if ratio is None else float(ratio))) > 1 + (val_mode == "from_test"):
+            yield f"{len(val)} of {len(whole)} images are for validation"
+    if (val_mode == "none") != (not val) or (val_mode == "from_dir" and val != start["val"]):
+        yield f"{len(val)} validation images"
+    if val_mode == "same_as_test" and val != test:
+        yield "validation images are not the test images"
+
+
+def _value(given, name, default):
+    value = given.get(name)
+    return default if value is None else value.value if isinstance(value, Enum) else value
+
+
+TOLD = tuple(name.format(part) for part in ("test", "val") for name in ("{}_split_mode", "{}_split_ratio"))
+places = st.tuples(st.booleans(), st.booleans(), st.booleans())
+
+
+@given(places, arguments)
+def test_split_arguments_do_what_they_say_or_are_named(place, given):
+    """Whatever the arguments are, images are shared out as they say, alike for equal seeds, or one is refused."""
+    with two_folders() as (_, root):
+        write_odd(plan(*place), root)
+
+        def compare(found):
+            yield from (Difference(what, TOLD) for what in faults(plan(*place), given, found))
+            if given.get("seed") is not None and not _alike(root, given, found):
+                yield Difference("another split by the same seed", ("seed",))
+
+        judge("split arguments", lambda: subsets(root, given), compare, given)
+
+
+def _alike(root, given, found):
+    again = subsets(root, given)
+    real = {split: {path for path in found[split] if path.startswith("nut/")} for split in SPLITS}
+    return real == {split: {path for path in again[split] if path.startswith("nut/")} for split in SPLITS}
