@@ -142,11 +142,10 @@ def _read_masks(
     read_alone = {path for name, path in by_split.items() if name in (Split.VAL.value, Split.TEST.value)}
     masks: dict[Path, list[Path]] = {}
     mask_folders: dict[Split, Path] = {}
+    kinds_of = {folder: [kind for split in splits for kind in kinds[split]] for folder, splits in splits_of.items()}
     for folder, splits in splits_of.items():
-        other_folders = [other for other in splits_of if other != folder]
-        matches = _match_kinds(
-            folder, [kind for split in splits for kind in kinds[split]], read_alone, other_folders, notes
-        )
+        elsewhere = {other: kinds_of[other] for other in kinds_of if other != folder}
+        matches = _match_kinds(folder, kinds_of[folder], elsewhere, read_alone, notes)
         masks.update(matches.masks)
         for split in splits:
             has_some = any(image in matches.masks for kind in kinds[split] for image in kind.images)
@@ -161,22 +160,31 @@ def _filled(folders: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def _match_kinds(
-    folder: Path, kinds: list[Kind], passed_over: set[Path], other_folders: list[Path], notes: list[str]
+    folder: Path, kinds: list[Kind], elsewhere: Mapping[Path, list[Kind]], passed_over: set[Path], notes: list[str]
 ) -> Matches:
-    """Match the masks in a folder; those of a kind that has no images are strays, others that fit none an error."""
+    """Match the masks in a folder; those of a kind that has no images are strays, others that fit none an error.
+
+    Args:
+        folder: Folder of masks.
+        kinds: Kinds of the splits whose masks are in it.
+        elsewhere: Kinds of other splits, by the folder of their masks.
+        passed_over: Folders in it that are read alone.
+        notes: Sentences on what is not read, added to.
+    """
     matched: dict[Path, list[Path]] = {}
     strays: list[Path] = []
     files = [path for path in list_folder(folder) if path.is_file()]
     lost = [path for path in files if is_image(path)]
-    others = [path for path in files if not is_image(path) and may_be_image(path)]
+    unread = [path for path in files if not is_image(path) and may_be_image(path)]
     for path in (path for path in list_folder(folder) if path.is_dir() and path not in passed_over):
         listing = list_images(path)
-        others += listing.others
-        same = [kind for kind in kinds if kind.folder.name == path.name]
-        same = same or [kind for kind in kinds if kind.folder.name.casefold() == path.name.casefold()]
+        unread += listing.others
+        same = _named(path.name, kinds)
         if is_normal_name(path.name):
             _note(notes, "masks of normal images, which have no defect", listing.images)
-        elif not any(kind.images for kind in same):
+        elif not same and any(_named(path.name, others) for others in elsewhere.values()):
+            lost += listing.images
+        elif not same:
             _note(notes, "masks of no image", listing.images)
             strays += listing.images
         else:
@@ -185,17 +193,24 @@ def _match_kinds(
             matched.update(found.masks)
             lost += found.strays
     if lost:
-        elsewhere = f" Images of other splits have theirs in {first_names([str(f) for f in other_folders])}."
+        others = f" Images of other splits have theirs in {first_names([str(path) for path in elsewhere])}."
         msg = (
             f"{len(lost)} masks belong to no image: {first_names([str(mask) for mask in lost])}. Name them like their "
             f"image, such as {folder / 'scratch' / '000_mask.png'} for scratch/000.png, or remove them."
-            f"{elsewhere if other_folders else ''}"
+            f"{others if elsewhere else ''}"
         )
         raise ValueError(msg)
-    _note(notes, "masks of a format that cannot be read", others)
+    _note(notes, "masks of a format that cannot be read", unread)
     if not (matched or strays or passed_over):
         _note(notes, "a folder of masks that holds none that can be read", [folder])
     return Matches(matched, strays)
+
+
+def _named(name: str, kinds: Iterable[Kind]) -> list[Kind]:
+    """Choose kinds that have images by the name of their folder, in any case unless one has it exactly."""
+    kinds = [kind for kind in kinds if kind.images]
+    exactly = [kind for kind in kinds if kind.folder.name == name]
+    return exactly or [kind for kind in kinds if kind.folder.name.casefold() == name.casefold()]
 
 
 def _places(files: Iterable[tuple[Path, Path]]) -> list[tuple[Path, PurePath]]:

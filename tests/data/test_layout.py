@@ -2,6 +2,7 @@
 """Files are empty here: what they are is told by their names alone."""
 
 import re
+import shutil
 
 import pytest
 from anomalib.data.utils import Split
@@ -163,6 +164,13 @@ def test_folders_of_masks_in_a_split_are_told_where_they_may_be_kinds(nut):
     """A kind named like masks takes the masks of its split from the common folder; errors tell where they come from."""
     common = refused(nut("val/hole/2.png", "ground_truth/hole/2_mask.png", "val/mask/cam1/3.png"), "belong to no image")
     assert common.endswith("have theirs in " + str(nut() / "val/mask") + ".")
+    shutil.rmtree(nut() / "val")
+    own = refused(nut("test/mask/good/3.png"), "masks belong to no image", "ground_truth/hole/000_mask.png")
+    assert own.endswith("have theirs in " + str(nut() / "test/mask") + ".")
+
+
+def test_a_mask_that_lacks_is_looked_for_where_others_are(nut):
+    """If a split has masks of its own, an error for one that is missing tells their folder."""
     refused(nut("test/mask/cam1/3.png", without=PLAIN[-2:]), f"Expected a mask in {nut() / 'test/mask'} for")
 
 

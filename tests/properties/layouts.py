@@ -73,7 +73,7 @@ class Category:
         stem = path.rpartition(".")[0]
         masks = [f"{self.name}/{place}/{name.format(stem)}.png" for name in self.mask_names[:masked]]
         taken = {mask for sample in self.samples for mask in sample.masks}
-        masks = [mask.replace(".png", "_b.png") if mask in taken else mask for mask in masks]
+        masks = [f"{mask[:-4]}_{len(self.samples)}.png" if mask in taken else mask for mask in masks]
         path = f"{self.name}/{self.folders[split]}/{path}"
         sample = Sample(len(self.samples), self.name, split, kind, path, tuple(masks), **arguments)
         self.samples.append(sample)
