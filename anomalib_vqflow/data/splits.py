@@ -36,7 +36,7 @@ def check_split_arguments(arguments: Mapping[str, object]) -> None:
         if name in MODES and not (isinstance(value, str) and value in list(MODES[name])):
             msg = f"Expected `{name}` to be one of {[mode.value for mode in MODES[name]]}, got {value!r}."
             raise ValueError(msg)
-        if name == "seed" and not (isinstance(value, int) and value in SEEDS):
+        if name == "seed" and (not isinstance(value, int) or isinstance(value, bool) or value not in SEEDS):
             msg = f"Expected `seed` to be None or an integer of 64 bits, got {value!r}."
             raise ValueError(msg)
 

@@ -171,7 +171,9 @@ def test_folders_of_masks_in_a_split_are_told_where_they_may_be_kinds(nut):
 
 def test_a_mask_that_lacks_is_looked_for_where_others_are(nut):
     """If a split has masks of its own, an error for one that is missing tells their folder."""
-    refused(nut("test/mask/cam1/3.png", without=PLAIN[-2:]), f"Expected a mask in {nut() / 'test/mask'} for")
+    root = nut("test/mask/cam1/3.png", without=PLAIN[-2:])
+
+    refused(root, f"Expected a mask in {root / 'test/mask'} for")
 
 
 def test_masks_of_other_kinds_and_of_normal_images_are_named(nut):

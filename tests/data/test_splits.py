@@ -34,7 +34,7 @@ def test_ratios_outside_of_their_range_are_refused_everywhere(tmp_path, name, ra
             for name in ("test_split_mode", "val_split_mode")
             for value in ("", "FROM_DIR", 0, True, ["x"])
         ),
-        *(("seed", value) for value in ("0", 0.5, -(2**63) - 1, 2**64, [0])),
+        *(("seed", value) for value in ("0", 0.5, False, -(2**63) - 1, 2**64, [0])),
     ],
 )
 def test_other_split_arguments_are_refused_by_their_names(tmp_path, name, value):
