@@ -154,6 +154,15 @@ class CategoryFolder(AnomalibDataModule):
                 f"'synthetic': those in the folders {first_names(kinds)} of test."
             )
 
+    def _create_val_split(self) -> None:
+        if self.val_split_mode == ValSplitMode.FROM_TEST and not len(self.test_data):
+            msg = (
+                f"Category {self.category!r} has no test images (`test_split_mode` {self.test_split_mode.value!r}), of "
+                "which `val_split_mode` 'from_test' could take some; add some, or choose another mode."
+            )
+            raise ValueError(msg)
+        super()._create_val_split()
+
 
 def read_and_warn(root: Path) -> Layout:
     """Find all images of a category, and warn of what is not read; raises as :func:`.read_layout` does."""

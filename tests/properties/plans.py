@@ -18,7 +18,6 @@ from anomalib_vqflow import MultiCategory
 
 from .oracle import Difference, attempt, judge
 
-SIDE = 12
 SPLITS = ("train", "val", "test")
 EXACT = 1e-3  # of the range of colors
 
@@ -60,6 +59,7 @@ class Sample:
     mask_encoding: Encoding = PNG
     odd: bool = False  # whether it may be refused
     lost: bool = False  # whether its masks are not there
+    side: int = 12
 
     @property
     def normal(self) -> bool:
@@ -75,7 +75,7 @@ class Sample:
 
     def pixels(self) -> np.ndarray:
         """A gradient, so that it survives lossy formats, with black and white, different for every sample."""
-        rows, columns = np.mgrid[:SIDE, : SIDE + 2] / SIDE
+        rows, columns = np.mgrid[: self.side, : self.side + 2] / self.side
         turn = 2 * np.pi * np.random.default_rng(zlib.crc32(self.plain_path.encode())).random()
         channels = [np.sin(rows * np.cos(turn + shift) + columns * np.sin(turn + shift)) for shift in (0, 2, 4)]
         image = np.stack(channels, axis=2)
@@ -83,8 +83,8 @@ class Sample:
 
     def mask(self) -> np.ndarray:
         """A rectangle of white, different for every sample, that is no quarter of the image."""
-        top, left = np.random.default_rng(self.number).integers(0, SIDE - 6, 2)
-        mask = np.zeros((SIDE, SIDE + 2), np.uint8)
+        top, left = np.random.default_rng(self.number).integers(0, self.side - 6, 2)
+        mask = np.zeros((self.side, self.side + 2), np.uint8)
         mask[top : top + 4, left : left + 6] = 255
         return mask
 
@@ -161,7 +161,7 @@ def write_odd(plan: Plan, root: Path) -> None:
     """Write the files as the plan has them; several masks of an image have a stripe of it each."""
     for sample in plan.samples:
         files = {sample.path: sample.encoding.encode(sample.pixels())}
-        stripes = np.arange(SIDE)[:, None] % max(len(sample.masks), 1)
+        stripes = np.arange(sample.side)[:, None] % max(len(sample.masks), 1)
         for index, mask in enumerate(() if sample.lost else sample.masks):
             files[mask] = sample.mask_encoding.encode(np.where(stripes == index, sample.mask(), 0).astype(np.uint8))
         for path, content in files.items():
