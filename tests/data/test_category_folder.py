@@ -220,5 +220,7 @@ def test_validation_from_no_test_images_is_refused(tmp_path):
     """Where synthetic test images are too few for any, none can be taken for validation, which an error tells."""
     category = make_category(tmp_path, "nut", train=2, good=0)
 
-    with pytest.raises(ValueError, match=r"'nut' has no test images \(`test_split_mode` 'synthetic'\).*`val_split_mode`"):
+    with pytest.raises(
+        ValueError, match=r"'nut' has no test images \(`test_split_mode` 'synthetic'\).*`val_split_mode`"
+    ):
         CategoryFolder(category, test_split_mode="synthetic", val_split_mode="from_test").setup()

@@ -11,8 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 COUNTS: dict[str, Counter[str]] = defaultdict(Counter)
-REFUSALS = (ValueError, TypeError, FileNotFoundError)
+REFUSALS = (ValueError, TypeError, FileNotFoundError, MisconfigurationException)
 
 
 class Trial(NamedTuple):

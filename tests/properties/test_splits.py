@@ -72,37 +72,36 @@ def subsets(root, given):
 def faults(plan, given, found):
     """Find what is not as the arguments say, by rules that are simpler than the splits."""
     labels = {sample.path: int(not sample.normal) for sample in plan.samples}
+    for split in SPLITS:
+        for path, label in found[split].items():
+            if labels.get(path, label) != label:
+                yield f"{path} has another label in {split}"
     start = {split: {sample.path for sample in plan.samples if sample.split == split} for split in SPLITS}
     has_good = any(sample.split == "test" and sample.normal for sample in plan.samples)
     test_mode, val_mode = _value(given, "test_split_mode", "from_dir"), _value(given, "val_split_mode", None)
     val_mode = val_mode or ("from_dir" if start["val"] else "same_as_test")
     train, val, test = (set(found[split]) for split in SPLITS)
-
-    for split in SPLITS:
-        for path, label in found[split].items():
-            if path in labels and labels[path] != label:
-                yield f"{path} has another label in {split}"
-    if not train or train - start["train"] or any(found["train"].values()):
-        yield "other training images"
-    if train & (val | test) or (val & test and val_mode != "same_as_test"):
-        yield "an image is in two subsets"
     drawn = start["train"] - train
-    moved = val_mode in {"from_train", "synthetic"} or (not has_good and test_mode != "none")
-    if drawn and not moved:
-        yield "training images are lost"
-    if test_mode != "synthetic" and (start["test"] - test) - (val if val_mode == "from_test" else set()):
-        yield "test images are lost"
-    if test_mode != "synthetic" and val_mode != "synthetic" and drawn - val - test:
-        yield "images are in no subset"
-    whole = {"from_train": start["train"], "from_test": val | test}.get(val_mode)
-    if whole and has_good and test_mode != "synthetic":
-        ratio = given.get("val_split_ratio")
-        if abs(len(val) - len(whole) * (0.5 if ratio is None else float(ratio))) > 1 + (val_mode == "from_test"):
-            yield f"{len(val)} of {len(whole)} images are for validation"
-    if (val_mode == "none") != (not val) or (val_mode == "from_dir" and val != start["val"]):
-        yield f"{len(val)} validation images"
-    if val_mode == "same_as_test" and val != test:
-        yield "validation images are not the test images"
+    own_test = test_mode != "synthetic"
+    whole = (
+        {"from_train": start["train"], "from_test": val | test}.get(val_mode, set()) if has_good and own_test else ()
+    )
+    ratio = 0.5 if given.get("val_split_ratio") is None else float(given["val_split_ratio"])
+    rules = {
+        "other training images": train and train <= start["train"] and not any(found["train"].values()),
+        "an image in two subsets": not train & (val | test) and (val_mode == "same_as_test" or not val & test),
+        "training images are lost": not drawn
+        or val_mode in {"from_train", "synthetic"}
+        or (not has_good and test_mode != "none"),
+        "test images are lost": not own_test
+        or start["test"] <= test
+        or (val_mode == "from_test" and start["test"] <= test | val),
+        "images in no subset": not own_test or val_mode == "synthetic" or drawn <= val | test,
+        "another share": not whole or abs(len(val) - len(whole) * ratio) <= 1 + (val_mode == "from_test"),
+        "no validation images, or some": (val_mode == "none") == (not val),
+        "other validation images": val == {"from_dir": start["val"], "same_as_test": test}.get(val_mode, val),
+    }
+    yield from (rule for rule, holds in rules.items() if not holds)
 
 
 def _value(given, name, default):

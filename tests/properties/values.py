@@ -22,7 +22,7 @@ SCALARS = st.one_of(
 )
 OBJECTS = st.sampled_from(
     (
-        *(np.float32(0.5), np.int64(2), np.bool_(True), np.array([1, 2]), np.array(2), np.float64("nan")),
+        *(np.float32(0.5), np.int64(2), np.bool_(1), np.array([1, 2]), np.array(2), np.float64("nan")),
         *(torch.tensor(2), torch.tensor([0.5]), torch.nn.ReLU(), torch.nn.ReLU, object(), object, len, Ellipsis),
         *(decimal.Decimal("0.5"), fractions.Fraction(1, 2), complex(1, 0), range(3), Path("x"), Path(".")),
     )
