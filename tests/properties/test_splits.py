@@ -84,7 +84,7 @@ def faults(plan, given, found):
     drawn = start["train"] - train
     own_test = test_mode != "synthetic"
     whole = (
-        {"from_train": start["train"], "from_test": val | test}.get(val_mode, set()) if has_good and own_test else ()
+        {"from_train": start["train"], "from_test": val | test}.get(val_mode, set()) if has_good and own_test else set()
     )
     ratio = 0.5 if given.get("val_split_ratio") is None else float(given["val_split_ratio"])
     rules = {
