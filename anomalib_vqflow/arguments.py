@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each argument of the model may be, checked before anything is built from it."""
 
-import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -12,6 +12,9 @@ from anomalib.visualization import Visualizer
 from torch import nn
 
 from .anomaly_map import ScoreMap
+
+LARGEST = 2**20
+"""More than any number of codes, channels or layers; beyond it, torch fails with errors that name no argument."""
 
 
 class Rule(NamedTuple):
@@ -33,7 +36,7 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
     Example:
         >>> check_arguments({"num_concepts": 2.5})
         Traceback (most recent call last):
-        ValueError: num_concepts must be a positive integer, got 2.5.
+        ValueError: num_concepts must be a positive integer of at most 1048576, got 2.5.
     """
     for name, value in arguments.items():
         if name in RULES and not RULES[name].holds(value):
@@ -42,11 +45,13 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
 
 
 def _is_integer(value: object, least: int = 1) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= LARGEST
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # type: ignore[operator]
 
 
 def _is_list_of(value: object, holds: Callable[[Any], bool]) -> bool:
@@ -66,7 +71,7 @@ def _switch_or(kind: type, words: str) -> Rule:
 
 
 SWITCH = Rule("True or False", lambda value: isinstance(value, bool))
-POSITIVE_INTEGER = Rule("a positive integer", _is_integer)
+POSITIVE_INTEGER = Rule(f"a positive integer of at most {LARGEST}", _is_integer)
 POSITIVE = Rule("a positive number", lambda value: _is_number(value) and value > 0)
 NOT_NEGATIVE = Rule("a number of at least 0", lambda value: _is_number(value) and value >= 0)
 
@@ -80,12 +85,18 @@ RULES = {
     "concept_dim": POSITIVE_INTEGER,
     "num_concepts": POSITIVE_INTEGER,
     "concept_novelty": NOT_NEGATIVE,
-    "position_dim": Rule("a multiple of 4, or 0", lambda value: _is_integer(value, least=0) and value % 4 == 0),
+    "position_dim": Rule(
+        f"a multiple of 4 of at most {LARGEST}, or 0", lambda value: _is_integer(value, least=0) and value % 4 == 0
+    ),
     "num_patterns": POSITIVE_INTEGER,
     "quantization": _one_of({"residual", "independent"}),
     "use_patterns": SWITCH,
-    "flow_steps": Rule("a list of positive integers", lambda value: _is_list_of(value, _is_integer)),
-    "hidden_dim": Rule("None or a positive integer", lambda value: value is None or _is_integer(value)),
+    "flow_steps": Rule(
+        f"a list of positive integers of at most {LARGEST}", lambda value: _is_list_of(value, _is_integer)
+    ),
+    "hidden_dim": Rule(
+        f"None or a positive integer of at most {LARGEST}", lambda value: value is None or _is_integer(value)
+    ),
     "affine_clamp": POSITIVE,
     "use_concept_gaussian": SWITCH,
     "use_fusion": SWITCH,

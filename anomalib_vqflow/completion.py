@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -41,15 +41,20 @@ class Completion(Callback):
             self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
 
     def teardown(self, trainer: Trainer, pl_module: FittingMixin, stage: str) -> None:  # type: ignore[override]
-        """Restore what a training that failed left switched off.
+        """Restore what a training that failed left switched off, and tell one that has not begun.
 
         Args:
             trainer: The trainer.
             pl_module: The model.
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
         """
-        del pl_module, stage
+        del pl_module
         self._restore_validation(trainer)
+        if stage == TrainerFn.FITTING and trainer.global_step == 0 and trainer.state.status == TrainerStatus.RUNNING:
+            rank_zero_warn(
+                "The training ended before its first step: the model is not trained, and no checkpoint was saved. See "
+                "max_epochs, max_steps, max_time and limit_train_batches."
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: FittingMixin) -> None:  # type: ignore[override]
         """Complete a training that came to its end, in whatever epoch.

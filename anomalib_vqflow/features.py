@@ -20,6 +20,9 @@ CHECKPOINT_SUFFICES = (
     "A checkpoint carries these weights: to use one, set pre_trained=False (--model.pre_trained false)."
 )
 
+LONGEST_SIDE = 2**14
+"""More pixels than memory holds maps for; beyond it, torch fails with errors that name no argument."""
+
 
 class Features(NamedTuple):
     """What the backbone sees in a batch of images, without gradient."""
@@ -153,13 +156,18 @@ def height_and_width(input_size: Sequence[int] | int) -> list[int]:
     """
     sizes = list(input_size) if isinstance(input_size, Iterable) else [input_size, input_size]
     if len(sizes) != 2 or not all(_is_length(size) for size in sizes):
-        msg = f"input_size must be height and width in pixels, such as [256, 256], or one number, got {input_size!r}."
+        msg = (
+            f"input_size must be height and width in pixels, such as [256, 256], or one number, up to {LONGEST_SIDE}, "
+            f"got {input_size!r}."
+        )
         raise ValueError(msg)
     return [int(size) for size in sizes]
 
 
 def _is_length(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and float(value) >= 1 and float(value).is_integer()
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return 1 <= value <= LONGEST_SIDE and float(value).is_integer()  # type: ignore[operator]
 
 
 def _size_refused(backbone: str, input_size: tuple[int, int], error: Exception) -> str:
@@ -195,7 +203,7 @@ def _layer_indices(backbone: str, layers: Sequence[int | str] | None) -> list[in
     for layer in layers:
         known = names.index(layer) if layer in names else layer
         if not isinstance(known, int) or not -len(names) <= known < len(names):
-            msg = f"Backbone '{backbone}' has no layer {layer!r}. It has 0 to {len(names) - 1}, named {names}."
+            msg = f"layers: backbone '{backbone}' has no layer {layer!r}. It has 0 to {len(names) - 1}, named {names}."
             raise ValueError(msg)
         indices.append(known % len(names))
     if len(indices) < 2 or indices != sorted(set(indices)):

@@ -11,7 +11,25 @@ from anomalib_vqflow.arguments import RULES, check_arguments
 
 from .tiny import ARGUMENTS, tiny_model
 
-WRONG = [None, "", "x", -1, 0, 1.5, float("nan"), float("inf"), True, [], [0], ["x"], {}, object]
+WRONG = [
+    None,
+    "",
+    "x",
+    -1,
+    0,
+    1.5,
+    float("nan"),
+    float("inf"),
+    True,
+    [],
+    [0],
+    ["x"],
+    {},
+    object,
+    10**13,
+    2**63,
+    10**400,
+]
 
 
 def test_every_argument_has_a_rule():
@@ -38,7 +56,7 @@ def test_an_argument_works_or_is_refused_by_its_name(name):
         assert model.loss(output.latents, output.log_dets, output.commitment).total.isfinite()
         assert model.eval().model(images).pred_score.isfinite().all()
     assert texts
-    assert all(name.rstrip("s") in text for text in texts), texts
+    assert all(name in text for text in texts), texts
 
 
 @pytest.mark.parametrize(

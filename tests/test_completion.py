@@ -79,6 +79,14 @@ def test_however_a_training_ends_its_last_step_is_complete(root, tmp_path, argum
     assert torch.allclose(fresh.post_processor.image_threshold, model.post_processor.image_threshold)
 
 
+@pytest.mark.parametrize("arguments", [{"max_steps": 0}, {"max_epochs": 0}, {"limit_train_batches": 0}])
+def test_a_training_without_a_step_is_told(root, tmp_path, arguments):
+    """Where the length leaves nothing to train, a warning says so, as there is no checkpoint."""
+    with pytest.warns(UserWarning, match="before its first step: .*no checkpoint was saved.*max_steps"):
+        _, engine, _ = train(root, tmp_path, **arguments)
+    assert not engine.best_model_path
+
+
 def test_validation_runs_once_unless_someone_looks_at_it(root, tmp_path):
     """A schedule, a metric of validation, and a checkpoint that is chosen bring it back."""
     assert train(root, tmp_path, max_epochs=3)[2] == [6]

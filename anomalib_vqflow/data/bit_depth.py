@@ -35,7 +35,8 @@ def common_bit_depth(paths: Sequence[str], categories: Mapping[str, str], given:
         given: Bits that the user or a trained model knows.
 
     Returns:
-        ``given``, or the smallest usual number of bits that holds the brightest value of all images.
+        ``given``, or the smallest usual number of bits that holds the brightest value of all images, of which a warning
+        tells if it is less than 16.
 
     Raises:
         ValueError: If an image cannot be decoded, or is brighter than the given bits allow.
@@ -48,12 +49,19 @@ def common_bit_depth(paths: Sequence[str], categories: Mapping[str, str], given:
     if brighter := [path for path, bits in used.items() if bits > bit_depth]:
         msg = f"{len(brighter)} images use more than the {bit_depth} bits of bit_depth: {first_names(brighter)}."
         raise ValueError(msg)
+    if given is None and bit_depth < USUAL_BITS[-1]:
+        _warn(bit_depth, used, categories)
+    return bit_depth
+
+
+def _warn(bit_depth: int, used: Mapping[str, int], categories: Mapping[str, str]) -> None:
+    """Tell a range that is below what the files could hold, as it is no more than a good guess."""
     by_category: dict[str, int] = {}
     for path, bits in used.items():
         by_category[categories[path]] = max(bits, by_category.get(categories[path], 0))
-    if darker := [f"{name} ({bits})" for name, bits in by_category.items() if bits < bit_depth and given is None]:
-        rank_zero_warn(
-            f"Images of 16 bits are read as of {bit_depth} bits, which the brightest of them needs. These categories "
-            f"use fewer and look dark, which is wrong if their camera has fewer: {first_names(darker)}."
-        )
-    return bit_depth
+    darker = [f"{name} ({bits})" for name, bits in by_category.items() if bits < bit_depth]
+    rank_zero_warn(
+        f"{len(used)} image files of 16 bits are read as of {bit_depth} bits, which the brightest of them needs: "
+        f"{first_names(list(used))}. If their camera has more or fewer, set `bit_depth`."
+        + (f" These categories use fewer bits, and look dark: {first_names(darker)}." if darker else "")
+    )

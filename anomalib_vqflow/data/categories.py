@@ -20,7 +20,7 @@ from anomalib_vqflow.naming import first_names
 from .category_folder import CategoryFolder
 from .files import list_folder, may_be_image
 from .folder_names import is_category
-from .splits import check_ratios
+from .splits import check_split_arguments
 
 ALL = "all"
 Argument = str | int | float | bool | Path | None
@@ -82,7 +82,7 @@ def dataset_categories(
     if dataset not in known_datasets:
         msg = f"Unknown dataset {dataset!r}; choose from {sorted(known_datasets)}, or use `datamodules`."
         raise ValueError(msg)
-    check_ratios(arguments)
+    check_split_arguments(arguments)
     cls = known_datasets[dataset]
     accepted = set(inspect.signature(cls).parameters) - {"category"}
     if unknown := sorted(set(arguments) - accepted):

@@ -14,7 +14,7 @@ from anomalib_vqflow.naming import first_names
 
 from .folder_names import GOOD
 from .layout import Layout, read_layout
-from .splits import check_ratios
+from .splits import check_split_arguments
 
 
 class CategoryFolderDataset(AnomalibDataset):
@@ -68,7 +68,7 @@ class CategoryFolder(AnomalibDataModule):
         seed: Seed of the splits.
 
     Raises:
-        ValueError: If a ratio is not between 0 and 1.
+        ValueError: If a mode is unknown, a ratio is not between 0 and 1, or the seed is no integer of 64 bits.
     """
 
     def __init__(
@@ -83,7 +83,15 @@ class CategoryFolder(AnomalibDataModule):
         val_split_ratio: float = 0.5,
         seed: int | None = None,
     ) -> None:
-        check_ratios({"test_split_ratio": test_split_ratio, "val_split_ratio": val_split_ratio})
+        check_split_arguments(
+            {
+                "test_split_mode": test_split_mode,
+                "test_split_ratio": test_split_ratio,
+                "val_split_mode": val_split_mode,
+                "val_split_ratio": val_split_ratio,
+                "seed": seed,
+            }
+        )
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -145,6 +153,15 @@ class CategoryFolder(AnomalibDataModule):
                 f"Anomalous test images of category {self.category!r} are not used, as `test_split_mode` is "
                 f"'synthetic': those in the folders {first_names(kinds)} of test."
             )
+
+    def _create_val_split(self) -> None:
+        if self.val_split_mode == ValSplitMode.FROM_TEST and not len(self.test_data):
+            msg = (
+                f"Category {self.category!r} has no test images (`test_split_mode` {self.test_split_mode.value!r}), of "
+                "which `val_split_mode` 'from_test' could take some; add some, or choose another mode."
+            )
+            raise ValueError(msg)
+        super()._create_val_split()
 
 
 def read_and_warn(root: Path) -> Layout:

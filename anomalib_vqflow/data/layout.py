@@ -66,7 +66,7 @@ def read_layout(root: Path) -> Layout:
         )
         raise ValueError(msg)
     _note(notes, "training images that are not normal, going by their folder", unused)
-    masks, with_masks = _read_masks(roles, kinds, notes)
+    masks, mask_folders = _read_masks(roles, kinds, notes)
     images = {
         split: [
             ImageFile(image, kind.folder.name, kind.normal, tuple(masks.get(image, ())))
@@ -75,9 +75,9 @@ def read_layout(root: Path) -> Layout:
         ]
         for split in Split
     }
-    needing = [kind for split in with_masks for kind in kinds[split]]
-    _check_complete(needing, masks, roles.get(MASKS, root / "ground_truth"))
-    return Layout(images, with_masks, notes)
+    for split, folder in mask_folders.items():
+        _check_complete(kinds[split], masks, folder)
+    return Layout(images, set(mask_folders), notes)
 
 
 def _read_kinds(folder: Path, notes: list[str]) -> list[Kind]:
@@ -127,11 +127,15 @@ def _check_kind(kind: Kind) -> None:
 
 def _read_masks(
     roles: Mapping[str, Path], kinds: Mapping[Split, list[Kind]], notes: list[str]
-) -> tuple[dict[Path, list[Path]], set[Split]]:
-    """Match the masks with the images of ``val`` and ``test``: those of a folder of their own, or the common one."""
+) -> tuple[dict[Path, list[Path]], dict[Split, Path]]:
+    """Match the masks with the images of ``val`` and ``test``: those of a folder of their own, or the common one.
+
+    Returns:
+        Masks by image, and the folder of masks of each split that has some.
+    """
     common = roles.get(MASKS)
-    by_split = find_roles(common) if common else {}
-    inside = {name: found for name, path in roles.items() if name != MASKS and (found := find_roles(path).get(MASKS))}
+    by_split = _filled(find_roles(common)) if common else {}
+    inside = _filled({n: found for n, path in roles.items() if n != MASKS and (found := find_roles(path).get(MASKS))})
     _note(notes, "masks of training images, which are normal", [inside[n] for n in inside if n == Split.TRAIN.value])
     splits_of: dict[Path, list[Split]] = {common: []} if common else {}
     for split in (Split.VAL, Split.TEST):
@@ -143,32 +147,50 @@ def _read_masks(
             splits_of.setdefault(folder, []).append(split)
     read_alone = {path for name, path in by_split.items() if name in (Split.VAL.value, Split.TEST.value)}
     masks: dict[Path, list[Path]] = {}
-    with_masks = set()
+    mask_folders: dict[Split, Path] = {}
+    kinds_of = {folder: [kind for split in splits for kind in kinds[split]] for folder, splits in splits_of.items()}
     for folder, splits in splits_of.items():
-        matches = _match_kinds(folder, [kind for split in splits for kind in kinds[split]], read_alone, notes)
+        elsewhere = {other: kinds_of[other] for other in kinds_of if other != folder}
+        matches = _match_kinds(folder, kinds_of[folder], elsewhere, read_alone, notes)
         masks.update(matches.masks)
         for split in splits:
             has_some = any(image in matches.masks for kind in kinds[split] for image in kind.images)
             if has_some or (matches.strays and split == Split.TEST):
-                with_masks.add(split)
-    return masks, with_masks
+                mask_folders[split] = folder
+    return masks, mask_folders
 
 
-def _match_kinds(folder: Path, kinds: list[Kind], passed_over: set[Path], notes: list[str]) -> Matches:
-    """Match the masks in a folder; those of a kind that has no images are strays, others that fit none an error."""
+def _filled(folders: Mapping[str, Path]) -> dict[str, Path]:
+    """Leave out folders in which there is nothing; they say nothing about where masks are."""
+    return {name: folder for name, folder in folders.items() if any(list_images(folder))}
+
+
+def _match_kinds(
+    folder: Path, kinds: list[Kind], elsewhere: Mapping[Path, list[Kind]], passed_over: set[Path], notes: list[str]
+) -> Matches:
+    """Match the masks in a folder; those of a kind that has no images are strays, others that fit none an error.
+
+    Args:
+        folder: Folder of masks.
+        kinds: Kinds of the splits whose masks are in it.
+        elsewhere: Kinds of other splits, by the folder of their masks.
+        passed_over: Folders in it that are read alone.
+        notes: Sentences on what is not read, added to.
+    """
     matched: dict[Path, list[Path]] = {}
     strays: list[Path] = []
     files = [path for path in list_folder(folder) if path.is_file()]
     lost = [path for path in files if is_image(path)]
-    others = [path for path in files if not is_image(path) and may_be_image(path)]
+    unread = [path for path in files if not is_image(path) and may_be_image(path)]
     for path in (path for path in list_folder(folder) if path.is_dir() and path not in passed_over):
         listing = list_images(path)
-        others += listing.others
-        same = [kind for kind in kinds if kind.folder.name == path.name]
-        same = same or [kind for kind in kinds if kind.folder.name.casefold() == path.name.casefold()]
+        unread += listing.others
+        same = _named(path.name, kinds)
         if is_normal_name(path.name):
             _note(notes, "masks of normal images, which have no defect", listing.images)
-        elif not any(kind.images for kind in same):
+        elif not same and any(_named(path.name, others) for others in elsewhere.values()):
+            lost += listing.images
+        elif not same:
             _note(notes, "masks of no image", listing.images)
             strays += listing.images
         else:
@@ -177,16 +199,24 @@ def _match_kinds(folder: Path, kinds: list[Kind], passed_over: set[Path], notes:
             matched.update(found.masks)
             lost += found.strays
     if lost:
+        others = f" Images of other splits have theirs in {first_names([str(path) for path in elsewhere])}."
         msg = (
             f"{len(lost)} masks belong to no image: {first_names([str(mask) for mask in lost])}. Name and "
             f"place them like their image, such as {folder / 'scratch' / '000_mask.png'} for scratch/000.png, or "
-            "remove them."
+            f"remove them.{others if elsewhere else ''}"
         )
         raise ValueError(msg)
-    _note(notes, "masks of a format that cannot be read", others)
+    _note(notes, "masks of a format that cannot be read", unread)
     if not (matched or strays or passed_over):
         _note(notes, "a folder of masks that holds none that can be read", [folder])
     return Matches(matched, strays)
+
+
+def _named(name: str, kinds: Iterable[Kind]) -> list[Kind]:
+    """Choose kinds that have images by the name of their folder, in any case unless one has it exactly."""
+    kinds = [kind for kind in kinds if kind.images]
+    exactly = [kind for kind in kinds if kind.folder.name == name]
+    return exactly or [kind for kind in kinds if kind.folder.name.casefold() == name.casefold()]
 
 
 def _places(files: Iterable[tuple[Path, Path]]) -> list[tuple[Path, PurePath]]:
@@ -200,7 +230,8 @@ def _check_complete(kinds: Iterable[Kind], masks: Mapping[Path, list[Path]], fol
         expected = folder / kind.folder.name / image.relative_to(kind.folder).with_name(f"{image.stem}_mask.png")
         others = f", nor for {len(lacking) - 1} more" if len(lacking) > 1 else ""
         msg = (
-            f"Expected a mask for the anomalous image {image}, found none{others}; add {expected}, or remove the image."
+            f"Expected a mask in {folder} for the anomalous image {image}, found none{others}; add {expected}, or "
+            "remove the image."
         )
         raise ValueError(msg)
 

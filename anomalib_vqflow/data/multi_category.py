@@ -18,7 +18,7 @@ from .multi_category_dataset import MultiCategoryDataset
 from .names import folder_of_categories
 from .parts import SUBSETS, build_parts
 from .samplers import BalancedSampler, GroupedBatchSampler
-from .splits import check_ratios, check_splits
+from .splits import check_split_arguments, check_splits
 
 
 class MultiCategory(AnomalibDataModule):
@@ -69,7 +69,7 @@ class MultiCategory(AnomalibDataModule):
 
     Raises:
         ValueError: If no place or two are given, an argument has no effect, a ratio is not between 0 and 1, a bit depth
-            is none of such files, or a folder, dataset, category or argument is not known.
+            is none of such files, or a folder, dataset, category, mode or argument is not known.
 
     Example:
         >>> datamodule = MultiCategory(dataset="MVTecAD", categories=["bottle", "screw"])
@@ -111,7 +111,7 @@ class MultiCategory(AnomalibDataModule):
             "val_split_ratio": val_split_ratio,
             "seed": seed,
         }
-        check_ratios(splits)
+        check_split_arguments(splits)
         check_bit_depth(bit_depth)
         super().__init__(
             train_batch_size=train_batch_size,

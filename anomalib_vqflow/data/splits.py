@@ -2,6 +2,7 @@
 """Check what is asked of the splits of a category, and what came of it."""
 
 from collections.abc import Mapping
+from enum import Enum
 
 from anomalib.data import AnomalibDataModule
 from anomalib.data.datasets import AnomalibDataset
@@ -10,22 +11,33 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 SPLITTING = (ValSplitMode.FROM_TEST, ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC)
 RATIO = "_split_ratio"
+MODES: dict[str, type[Enum]] = {"test_split_mode": TestSplitMode, "val_split_mode": ValSplitMode}
+SEEDS = range(-(2**63), 2**64)  # of torch
 LABELS = {int(LabelName.NORMAL), int(LabelName.ABNORMAL)}
 
 
-def check_ratios(arguments: Mapping[str, object]) -> None:
-    """Check the shares of images that become a test or validation set; anomalib takes 0 for 0.5.
+def check_split_arguments(arguments: Mapping[str, object]) -> None:
+    """Check how images are to be shared out; anomalib takes a ratio of 0 for 0.5, and names no argument in its errors.
 
     Args:
-        arguments: Arguments of a datamodule, of which those named ``*_split_ratio`` are checked.
+        arguments: Arguments of a datamodule, of which those named ``*_split_mode``, ``*_split_ratio`` and ``seed`` are
+            checked, unless they are None.
 
     Raises:
-        ValueError: If one is neither None nor between 0 and 1.
+        ValueError: If a mode is unknown, a ratio is not between 0 and 1, or the seed is no integer of 64 bits.
     """
     for name, value in arguments.items():
-        if name.endswith(RATIO) and value is not None and not (isinstance(value, (int, float)) and 0 < value < 1):
+        if value is None:
+            continue
+        if name.endswith(RATIO) and not _is_share(value):
             mode = name.replace("ratio", "mode")
             msg = f"Expected `{name}` above 0 and below 1, got {value}; to split nothing off, set `{mode}` to 'none'."
+            raise ValueError(msg)
+        if name in MODES and not (isinstance(value, str) and value in list(MODES[name])):
+            msg = f"Expected `{name}` to be one of {[mode.value for mode in MODES[name]]}, got {value!r}."
+            raise ValueError(msg)
+        if name == "seed" and (not isinstance(value, int) or isinstance(value, bool) or value not in SEEDS):
+            msg = f"Expected `seed` to be None or an integer of 64 bits, got {value!r}."
             raise ValueError(msg)
 
 
@@ -63,6 +75,10 @@ def check_splits(name: str, datamodule: AnomalibDataModule) -> None:
             f"Category {name!r} has no {_text(lacking)} test images: too few training images for `test_split_mode` "
             f"{datamodule.test_split_mode.value!r} with `test_split_ratio` {datamodule.test_split_ratio}."
         )
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < 1 and 0 < 1 - value < 1
 
 
 def _labels(data: AnomalibDataset) -> set[int]:

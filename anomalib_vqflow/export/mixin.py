@@ -20,8 +20,8 @@ from torchmetrics import Metric
 
 from anomalib_vqflow.condition import frozen_tables
 from anomalib_vqflow.data.resize import resize_images
+from anomalib_vqflow.post_processor import SeparatingPostProcessor
 from anomalib_vqflow.quantization import Codebook
-from anomalib_vqflow.thresholds import SeparatingPostProcessor
 from anomalib_vqflow.torch_model import Prediction
 
 from .arguments import (

@@ -18,36 +18,6 @@ def write_deep(path, brightest):
     return str(path)
 
 
-@pytest.mark.parametrize(
-    ("brightest", "bits"), [(200, 8), (255, 8), (256, 10), (1023, 10), (4095, 12), (9000, 14), (16384, 16), (65535, 16)]
-)
-def test_the_smallest_usual_number_of_bits_is_found(tmp_path, brightest, bits):
-    """Cameras have 8, 10, 12, 14 or 16 bits; one bright pixel of one image tells which."""
-    paths = [write_deep(tmp_path / "a.png", 3), write_deep(tmp_path / "b.png", brightest)]
-
-    assert common_bit_depth(paths, dict.fromkeys(paths, "nut")) == bits
-
-
-def test_categories_of_different_depth_are_told(tmp_path):
-    """All images have one range, and categories that would look dark in it are named, unless the range was given."""
-    paths = [write_deep(tmp_path / "a.png", 900), write_deep(tmp_path / "b.png", 4000)]
-    categories = dict(zip(paths, ("nut", "bolt"), strict=True))
-
-    with pytest.warns(UserWarning, match=r"as of 12 bits.* look dark.*: nut \(10\)\."):
-        assert common_bit_depth(paths, categories) == 12
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert common_bit_depth(paths, categories, given=14) == 14
-
-
-def test_a_given_range_that_is_exceeded_is_refused(tmp_path):
-    """Images brighter than white are named."""
-    path = write_deep(tmp_path / "a.png", 5000)
-
-    with pytest.raises(ValueError, match=rf"1 images use more than the 12 bits of bit_depth: {path}\."):
-        common_bit_depth([path], {path: "nut"}, given=12)
-
-
 @pytest.mark.parametrize("given", [0, 7, 17, -12, "12", 12.5])
 def test_a_depth_that_no_file_has_is_refused(tmp_path, given):
     """A number of bits that makes no sense is named before any image is read."""
@@ -85,3 +55,38 @@ def test_the_range_of_a_model_is_used(tmp_path):
     assert datamodule.train_data[0].image.max() == np.float32(1000) / np.float32(4095)
     with pytest.raises(ValueError, match="12 bits, but those of the model's training used 10"):
         datamodule.use_bit_depth(10)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Write 16-bit images of one brightness each; give their paths and, by these, categories of equal name."""
+
+    def write(**values):
+        paths = {name: str(tmp_path / f"{name}.png") for name in values}
+        for name, path in paths.items():
+            Image.fromarray(np.full((8, 8), values[name], np.uint16)).save(path)
+        return list(paths.values()), {path: name for name, path in paths.items()}
+
+    return write
+
+
+@pytest.mark.parametrize(("brightest", "bits"), [(255, 8), (256, 10), (1000, 10), (4095, 12), (4096, 14), (16383, 14)])
+def test_a_guess_is_told(files, brightest, bits):
+    """The smallest usual range is taken for all, with a warning that names files, the argument, and what looks dark."""
+    with pytest.warns(UserWarning, match=rf"as of {bits} bits.*nut\.png.*set `bit_depth`") as caught:
+        assert common_bit_depth(*files(nut=brightest, bolt=10)) == bits
+    assert ("look dark: bolt (8)" in str(caught[0].message)) == (bits > 8)
+
+
+@pytest.mark.parametrize(("given", "brightest"), [(None, 65535), (12, 255), (16, 255)])
+def test_a_range_that_is_sure_needs_no_words(files, given, brightest):
+    """What the user gives, or the full range, is taken in silence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert common_bit_depth(*files(nut=brightest), given) == (given or 16)
+
+
+def test_brighter_images_than_given_are_named(files):
+    """An image that goes beyond the given range is an error with its path."""
+    with pytest.raises(ValueError, match=r"1 images use more than the 10 bits of bit_depth: .*nut\.png"):
+        common_bit_depth(*files(nut=1024, bolt=1023), 10)

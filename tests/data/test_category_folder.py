@@ -214,3 +214,13 @@ def test_synthetic_test_images_replace_the_anomalous_ones_with_a_word(tmp_path):
 
     with pytest.warns(UserWarning, match="'nut' are not used, as `test_split_mode` is 'synthetic': .*hole"):
         CategoryFolder(category, test_split_mode="synthetic").setup()
+
+
+def test_validation_from_no_test_images_is_refused(tmp_path):
+    """Where synthetic test images are too few for any, none can be taken for validation, which an error tells."""
+    category = make_category(tmp_path, "nut", train=2, good=0)
+
+    with pytest.raises(
+        ValueError, match=r"'nut' has no test images \(`test_split_mode` 'synthetic'\).*`val_split_mode`"
+    ):
+        CategoryFolder(category, test_split_mode="synthetic", val_split_mode="from_test").setup()

@@ -2,6 +2,7 @@
 """Files are empty here: what they are is told by their names alone."""
 
 import re
+import shutil
 
 import pytest
 from anomalib.data.utils import Split
@@ -159,6 +160,22 @@ def test_missing_mask_is_named(nut, place):
     assert place in message
 
 
+def test_folders_of_masks_in_a_split_are_told_where_they_may_be_kinds(nut):
+    """A kind named like masks takes the masks of its split from the common folder; errors tell where they come from."""
+    common = refused(nut("val/hole/2.png", "ground_truth/hole/2_mask.png", "val/mask/cam1/3.png"), "belong to no image")
+    assert common.endswith("have theirs in " + str(nut() / "val/mask") + ".")
+    shutil.rmtree(nut() / "val")
+    own = refused(nut("test/mask/good/3.png"), "masks belong to no image", "ground_truth/hole/000_mask.png")
+    assert own.endswith("have theirs in " + str(nut() / "test/mask") + ".")
+
+
+def test_a_mask_that_lacks_is_looked_for_where_others_are(nut):
+    """If a split has masks of its own, an error for one that is missing tells their folder."""
+    root = nut("test/mask/cam1/3.png", without=PLAIN[-2:])
+
+    refused(root, f"Expected a mask in {root / 'test/mask'} for")
+
+
 def test_masks_of_other_kinds_and_of_normal_images_are_named(nut):
     """Masks of a kind without images, and of normal images, change nothing, and are named."""
     noted(nut("ground_truth/scratch/000_mask.png"), "masks of no image", "ground_truth/scratch/000_mask.png")
@@ -218,6 +235,15 @@ def test_validation_images_named_like_test_images(nut):
     assert layout.with_masks == {Split.TEST}
     assert [len(image.masks) for image in layout.images[Split.TEST]] == [0, 1, 1]
     assert [len(image.masks) for image in layout.images[Split.VAL]] == [0]
+
+
+@pytest.mark.parametrize("empty", ["ground_truth/test", "ground_truth/Val", "test/masks"])
+def test_empty_folders_of_masks_mean_nothing(nut, empty):
+    """A folder that would hold the masks of a split, but holds nothing, takes none from the common folder."""
+    root, plain = nut(), found(nut())
+    (root / empty).mkdir(parents=True)
+
+    assert found(root) == plain
 
 
 def test_two_folders_of_masks_for_one_split_are_refused(nut):

@@ -3,13 +3,13 @@ import pytest
 
 from anomalib_vqflow import MultiCategory, SyntheticProducts
 from anomalib_vqflow.data.category_folder import CategoryFolder
-from anomalib_vqflow.data.splits import check_ratios
+from anomalib_vqflow.data.splits import check_split_arguments
 
 from .folders import make_category
 
 
 @pytest.mark.parametrize("name", ["test_split_ratio", "val_split_ratio"])
-@pytest.mark.parametrize("ratio", [0, 0.0, 1, 1.5, -0.1, float("nan"), float("inf"), "0.5"])
+@pytest.mark.parametrize("ratio", [0, 0.0, 1, 1.5, -0.1, 5e-324, float("nan"), float("inf"), "0.5"])
 def test_ratios_outside_of_their_range_are_refused_everywhere(tmp_path, name, ratio):
     """No way of giving a ratio takes 0 for 0.5, or any other value that splits nothing off."""
     make_category(tmp_path, "nut")
@@ -26,9 +26,31 @@ def test_ratios_outside_of_their_range_are_refused_everywhere(tmp_path, name, ra
             build()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, value)
+            for name in ("test_split_mode", "val_split_mode")
+            for value in ("", "FROM_DIR", 0, True, ["x"])
+        ),
+        *(("seed", value) for value in ("0", 0.5, False, -(2**63) - 1, 2**64, [0])),
+    ],
+)
+def test_other_split_arguments_are_refused_by_their_names(tmp_path, name, value):
+    """A mode that is none, and a seed that torch cannot take, are refused before any file is read."""
+    for build in (
+        lambda: CategoryFolder(tmp_path / "nut", **{name: value}),
+        lambda: MultiCategory(tmp_path, **{name: value}),
+        lambda: MultiCategory(tmp_path, dataset="Visa", dataset_args={name: value}),
+    ):
+        with pytest.raises(ValueError, match=f"Expected `{name}` to be"):
+            build()
+
+
 def test_ratios_that_are_not_given_pass():
     """None means that a dataset has a default of its own."""
-    check_ratios({"val_split_ratio": None, "test_split_ratio": 0.2, "seed": 0})
+    check_split_arguments({"val_split_ratio": None, "test_split_ratio": 0.2, "seed": 0})
 
 
 @pytest.mark.parametrize("mode", ["from_train", "from_test", "synthetic"])
