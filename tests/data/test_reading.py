@@ -9,7 +9,6 @@ import torch
 from PIL import ExifTags, Image
 
 from anomalib_vqflow.data.reading import (
-    find_images,
     inspect_mask,
     opened,
     read_header,
@@ -207,14 +206,3 @@ def test_masks_are_upright(tmp_path, orientation):
     image.save(tmp_path / "a.png", exif=image.getexif())
 
     assert torch.equal(read_mask(tmp_path / "a.png"), torch.from_numpy(DEFECT))
-
-
-def test_images_are_found_in_subfolders(tmp_path):
-    """Every file whose name says that it is an image is listed in order, but hidden ones; a file stands for itself."""
-    for name in ("b.PNG", "a/c.jpeg", "a/b/d.tga", ".hidden.png", "notes.txt"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-    assert [str(p.relative_to(tmp_path)) for p in find_images(tmp_path)] == ["a/b/d.tga", "a/c.jpeg", "b.PNG"]
-    assert find_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
