@@ -12,6 +12,20 @@ from .reading import in_threads, read_deep
 USUAL_BITS = (8, 10, 12, 14, 16)
 
 
+def check_bit_depth(bit_depth: object) -> None:
+    """Check a number of bits that a user gives.
+
+    Args:
+        bit_depth: None, or bits of image files of 16 bits that are really used.
+
+    Raises:
+        ValueError: If it is anything else than None or an integer from 1 to 16.
+    """
+    if bit_depth is not None and (type(bit_depth) is not int or not 1 <= bit_depth <= USUAL_BITS[-1]):
+        msg = f"Expected `bit_depth` to be None or an integer from 1 to {USUAL_BITS[-1]}, got {bit_depth!r}."
+        raise ValueError(msg)
+
+
 def common_bit_depth(paths: Sequence[str], categories: Mapping[str, str], given: int | None = None) -> int:
     """Find one range for all images of 16 bits, so that no image's brightness depends on what else it shows.
 

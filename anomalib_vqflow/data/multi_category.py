@@ -11,6 +11,7 @@ from anomalib.utils.attrs import get_nested_attr
 from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Transform
 
+from .bit_depth import check_bit_depth
 from .categories import Argument, data_for_test, leave_out_anomalous, setup_datamodule
 from .checks import check_data
 from .multi_category_dataset import MultiCategoryDataset
@@ -66,8 +67,8 @@ class MultiCategory(AnomalibDataModule):
         seed: Seed of splits and balanced sampling.
 
     Raises:
-        ValueError: If no place or two are given, an argument has no effect, a ratio is not between 0 and 1, or a
-            folder, dataset, category, mode or argument is not known.
+        ValueError: If no place or two are given, an argument has no effect, a ratio is not between 0 and 1, a number
+            of bits not from 1 to 16, or a folder, dataset, category, mode or argument is not known.
 
     Example:
         >>> datamodule = MultiCategory(dataset="MVTecAD", categories=["bottle", "screw"])
@@ -110,6 +111,7 @@ class MultiCategory(AnomalibDataModule):
             "seed": seed,
         }
         check_split_arguments(splits)
+        check_bit_depth(bit_depth)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_vqflow.data.bit_depth import common_bit_depth
+from anomalib_vqflow import MultiCategory
+from anomalib_vqflow.data.bit_depth import check_bit_depth, common_bit_depth
 
 
 @pytest.fixture
@@ -41,3 +42,16 @@ def test_brighter_images_than_given_are_named(files):
     """An image that goes beyond the given range is an error with its path."""
     with pytest.raises(ValueError, match=r"1 images use more than the 10 bits of bit_depth: .*nut\.png"):
         common_bit_depth(*files(nut=1024, bolt=1023), 10)
+
+
+@pytest.mark.parametrize("bit_depth", [0, -3, 17, 12.0, "12", True, [12]])
+def test_bits_that_are_none_are_refused(tmp_path, bit_depth):
+    """Whatever is no number of bits is an error with the argument's name."""
+    with pytest.raises(ValueError, match="`bit_depth` to be None or an integer from 1 to 16, got"):
+        MultiCategory(tmp_path, bit_depth=bit_depth)
+
+
+def test_bits_from_1_to_16_pass():
+    """None leaves them open."""
+    for bit_depth in (None, 1, 12, 16):
+        check_bit_depth(bit_depth)
