@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .evaluation import CategoryEvaluator
     from .lightning_model import VQFlow
     from .loss import VQFlowLoss
+    from .post_processor import SeparatingPostProcessor
     from .torch_model import VQFlowModel
 
 __version__ = "0.2.0"
@@ -24,6 +25,7 @@ __all__ = [
     "CategoryEvaluator",
     "FeatureCache",
     "MultiCategory",
+    "SeparatingPostProcessor",
     "SyntheticProducts",
     "VQFlow",
     "VQFlowLoss",
@@ -35,6 +37,7 @@ _MODULES = {
     "CategoryEvaluator": ".evaluation",
     "FeatureCache": ".cache",
     "MultiCategory": ".data",
+    "SeparatingPostProcessor": ".post_processor",
     "SyntheticProducts": ".data",
     "VQFlow": ".lightning_model",
     "VQFlowLoss": ".loss",

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sized
 from typing import cast
 
 import numpy as np
+import torch
+from anomalib.data import ImageBatch
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -14,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from .batches import BatchMixin
 from .features import Features
-from .thresholds import SeparatingPostProcessor
+from .post_processor import SeparatingPostProcessor
 from .torch_model import VQFlowModel
 
 NUM_FIT_IMAGES = 1024
@@ -79,18 +81,36 @@ class FittingMixin(BatchMixin):
         return self._complete_step == self.trainer.global_step
 
     def complete_(self) -> None:
-        """Complete a training whose validation, if any, is done: calibrate if it did not, and tell what lacks."""
+        """Complete a training whose validation, if any, is done: what it did not set is fitted to training images."""
+        self.eval()
         if not self.is_complete:
-            self.eval()
             self.model.fit_calibration_(self._some_features())
-            self.train()
             self._complete_step = self.trainer.global_step
         post = self.post_processor
         if isinstance(post, SeparatingPostProcessor) and post.enable_thresholding and not any(post.known):
             rank_zero_warn(
-                "No threshold was set, because there are no validation images with labels: scores are raw, and no "
-                "image gets a label. Let the datamodule make validation images (val_split_mode), and train again."
+                "There are no validation images with labels, so thresholds are set by training images, whose scores "
+                "are too low: expect more false alarms than it says below. Let the datamodule hold images back, such "
+                "as by `val_split_mode: from_train`."
             )
+            self._set_thresholds_by_training_images(post)
+        self.train()
+
+    @torch.no_grad()
+    def _set_thresholds_by_training_images(self, post: SeparatingPostProcessor) -> None:
+        for features in self._some_features():
+            count = len(features.semantic)
+            images = torch.zeros(count, 3, *self.model.input_size, device=self.device)
+            prediction = self.model(images, features)
+            batch = ImageBatch(
+                image=images,
+                pred_score=prediction.pred_score,
+                anomaly_map=prediction.anomaly_map,
+                gt_label=torch.zeros(count, dtype=torch.bool),
+            )
+            batch.concept = prediction.concept  # type: ignore[attr-defined]  # no field of anomalib's batches
+            post.on_validation_batch_end(self.trainer, self, batch)
+        post.on_validation_epoch_end(self.trainer, self)
 
     @property
     def _is_fitting(self) -> bool:

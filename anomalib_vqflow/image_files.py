@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files are read in prediction as in training, and refused where anomalib would read other pixels."""
 
-from typing import Any, cast
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from anomalib.data import AnomalibDataModule, Batch, ImageBatch, ImageItem, PredictDataset
 from anomalib.data.datasets import AnomalibDataset
-from lightning.pytorch import LightningModule
+from anomalib.utils.path import generate_output_filename
+from anomalib.visualization import ImageVisualizer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image
 
 from .data import MultiCategory, read_image
 from .data.reading import opened, read_header
 from .naming import first_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
 
 BIT_DEPTH_KEY = "vqflow_bit_depth"
 
@@ -49,38 +59,126 @@ class ImageFilesMixin(LightningModule):
         if self._trainer is not None:
             self._agree_with_data()
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Read images again that anomalib's ``PredictDataset`` has misread, before anything is done to them.
+    def configure_callbacks(self) -> list[Callback]:
+        """Read what anomalib misreads, before its pre-processor gets it."""
+        return [Rereading(), *cast("list[Callback]", super().configure_callbacks())]
+
+    @classmethod
+    def configure_visualizer(cls) -> ImageVisualizer:
+        """Draw on the images as the model saw them."""
+        return TrueImageVisualizer()
+
+    def agree_with(self, datamodule: AnomalibDataModule) -> None:
+        """See to it that a datamodule reads images as that of the training did.
 
         Args:
-            batch: A batch of any stage.
-            dataloader_idx: Number of its loader.
+            datamodule: Any datamodule that is set up.
 
-        Returns:
-            The batch, or one with the right pixels.
+        Raises:
+            ValueError: If images use more bits than those of the training, or a datamodule of anomalib's has images
+                that it would misread.
         """
-        if not self.trainer.predicting:
-            return batch
-        loaders = self.trainer.predict_dataloaders
-        dataset = getattr(loaders[dataloader_idx] if isinstance(loaders, list) else loaders, "dataset", None)
-        paths = cast("list[str]", getattr(batch, "image_path", None) or [])
-        if not isinstance(dataset, PredictDataset) or all(map(_is_plain, paths)):
-            return batch
-        items = [ImageItem(image=read_image(path, self.bit_depth), image_path=path) for path in paths]
-        if (transform := dataset.transform) is not None:
-            for item in items:
-                item.image = transform(item.image)
-        return cast("Batch", ImageBatch.collate(items))
+        if not isinstance(datamodule, MultiCategory):
+            _refuse_misread_images(datamodule)
+        elif self.bit_depth is not None:
+            datamodule.use_bit_depth(self.bit_depth)
 
     def _agree_with_data(self) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, MultiCategory):
-            if self.bit_depth is not None:
-                datamodule.use_bit_depth(self.bit_depth)
-            elif self.trainer.state.fn == TrainerFn.FITTING:
-                self.bit_depth = datamodule.bit_depth
-        elif isinstance(datamodule, AnomalibDataModule):
-            _refuse_misread_images(datamodule)
+        if not isinstance(datamodule, AnomalibDataModule):
+            return
+        self.agree_with(datamodule)
+        if self.trainer.state.fn == TrainerFn.FITTING and isinstance(datamodule, MultiCategory):
+            self.bit_depth = datamodule.bit_depth
+
+
+class Rereading(Callback):
+    """Read images again that anomalib's ``PredictDataset`` has misread, before anything is done to them."""
+
+    def on_predict_batch_start(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: ImageFilesMixin, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Give a batch the right pixels.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model.
+            batch: The batch, changed in place.
+            batch_idx: Number of the batch.
+            dataloader_idx: Number of its loader.
+
+        Raises:
+            ValueError: If an image has a range that the training does not tell; the message names it.
+        """
+        del batch_idx
+        loaders = trainer.predict_dataloaders
+        dataset = getattr(loaders[dataloader_idx] if isinstance(loaders, list) else loaders, "dataset", None)
+        paths = cast("list[str]", getattr(batch, "image_path", None) or [])
+        if not isinstance(dataset, PredictDataset) or all(map(_is_plain, paths)):
+            return
+        images = [read_image(path, pl_module.bit_depth) for path in paths]
+        items = [ImageItem(image=dataset.transform(image) if dataset.transform else image) for image in images]
+        batch.image = cast("Tensor", ImageBatch.collate(items).image).to(pl_module.device)  # type: ignore[attr-defined]
+
+
+class TrueImageVisualizer(ImageVisualizer):
+    """anomalib's visualizer, but on images as the model saw them, and without panels of what the model does not tell.
+
+    anomalib's reads files by itself, so that it draws an upright map on an image that lies on its side, and shows
+    images of 16 bits white.
+
+    Args:
+        fields: As in anomalib's ``ImageVisualizer``, as are all others.
+    """
+
+    def visualize(  # type: ignore[override]  # anomalib's is less strict
+        self, predictions: ImageItem | ImageBatch
+    ) -> Image.Image | list[Image.Image | None] | None:
+        """Draw predictions side by side.
+
+        Args:
+            predictions: One image or a batch.
+
+        Returns:
+            One picture or many, None where there is nothing to draw.
+        """
+        drawer = copy(self)
+        drawer.overlay_fields = [
+            (base, names)
+            for base, names in self.overlay_fields
+            if any(getattr(predictions, name, None) is not None for name in names)
+        ]
+        return super(TrueImageVisualizer, drawer).visualize(predictions)
+
+    def on_test_batch_end(  # type: ignore[override]
+        self,
+        trainer: Trainer,
+        pl_module: ImageFilesMixin,
+        outputs: ImageBatch,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the pictures of a batch where anomalib's visualizer would; of prediction, too.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model.
+            outputs: Unused.
+            batch: The batch with its predictions.
+            batch_idx: Unused.
+            dataloader_idx: Unused.
+        """
+        del outputs, batch_idx, dataloader_idx
+        self.output_dir = self.output_dir or Path(trainer.default_root_dir) / "images"
+        datamodule = getattr(trainer, "datamodule", None)
+        for item in cast("Iterable[ImageItem]", batch):
+            path = item.image_path
+            if path and not _is_plain(path):
+                item.image, item.image_path = read_image(path, pl_module.bit_depth), None
+            if (picture := self.visualize(item)) is not None:
+                names = (getattr(datamodule, "name", None), getattr(datamodule, "category", None))
+                cast("Image.Image", picture).save(generate_output_filename(path or "", self.output_dir, *names))
 
 
 def _is_plain(path: str) -> bool:

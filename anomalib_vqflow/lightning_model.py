@@ -32,8 +32,8 @@ from .fitting import FittingMixin
 from .image_files import ImageFilesMixin
 from .loss import LossTerms, VQFlowLoss
 from .naming import first_names
+from .post_processor import SeparatingPostProcessor
 from .schedule import TrainingDefaultsMixin, WarmupSchedule
-from .thresholds import SeparatingPostProcessor
 from .torch_model import InferencerPrediction, Prediction, VQFlowModel
 
 
@@ -86,9 +86,9 @@ class VQFlow(
             relative to the image's best pixel.
         top_k_ratio: Share of the map averaged for the image score.
         pre_processor: Pre-processor, or True for resizing and ImageNet normalization.
-        post_processor: Post-processor, or True for anomalib's.
+        post_processor: Post-processor, or True for :class:`.SeparatingPostProcessor`.
         evaluator: Evaluator, or True for anomalib's metrics per category, their mean, and pooled.
-        visualizer: Visualizer, or True for anomalib's.
+        visualizer: Visualizer, or True for anomalib's, on images as the model saw them.
 
     Raises:
         ValueError: If an argument is out of its range, the backbone or a layer does not exist, or its weights cannot be
@@ -280,17 +280,11 @@ class VQFlow(
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Resize to ``image_size`` (height and width, 256×256 by default) and normalize as on ImageNet."""
-        return AntialiasPreProcessor(
-            transform=Compose(
-                [
-                    Resize(image_size or (256, 256), antialias=True),
-                    Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-                ]
-            )
-        )
+        normalize = Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+        return AntialiasPreProcessor(Compose([Resize(image_size or (256, 256), antialias=True), normalize]))
 
     def configure_post_processor(self) -> PostProcessor:
-        """Set thresholds between scores, and tell labels only where there is one."""
+        """Set thresholds between scores or by normal ones, and tell labels only where there is one."""
         return SeparatingPostProcessor()
 
     def configure_callbacks(self) -> list[Callback]:

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thresholds that lie between the scores they were set by, and no label without a threshold."""
+"""What validation collects to set thresholds by: scores of all images, or of normal ones."""
 
 import torch
-from anomalib.data import Batch, InferenceBatch
+from anomalib.data import Batch
 from anomalib.metrics import F1AdaptiveThreshold
-from anomalib.post_processing import PostProcessor
 from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-MARGIN = 1e-3
-"""Distance of a threshold from the outermost score, in ranges of the scores; runtimes differ by a tenth of that."""
+from .conformal import MARGIN
 
 
 class SeparatingThreshold(F1AdaptiveThreshold):
@@ -40,81 +39,40 @@ class SeparatingThreshold(F1AdaptiveThreshold):
         return (found + lower.max()) / 2 if len(lower) else found - margin
 
 
-class SeparatingPostProcessor(PostProcessor):
-    """anomalib's post-processor with thresholds between scores, and without labels where there is no threshold.
+class NormalScores(Metric):
+    """Scores, highest values of the map, and concepts of normal images.
 
-    Where validation did not set a threshold, scores and maps stay as the model gives them, and ``pred_label`` and
-    ``pred_mask`` are None; anomalib's would hold them against 0.5.
-
-    Args:
-        enable_normalization: As in anomalib's ``PostProcessor``, as are all others.
-        enable_thresholding: Whether to tell labels and masks.
-        enable_threshold_matching: Whether images and pixels share a threshold where only one of both is known.
-        image_sensitivity: 0 to 1; more makes more images anomalous.
-        pixel_sensitivity: The same for pixels.
+    Example:
+        >>> from anomalib.data import ImageBatch
+        >>> normal = NormalScores()
+        >>> labels, maps = torch.tensor([0, 1]), torch.tensor([0.5, 0.9]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+        >>> images, scores = torch.zeros(2, 3, 8, 8), torch.ones(2)
+        >>> batch = ImageBatch(image=images, pred_score=scores, anomaly_map=maps, gt_label=labels)
+        >>> normal.update(batch)
+        >>> normal.compute()
+        tensor([[1.0000, 0.5000, 0.0000]])
     """
 
-    def __init__(
-        self,
-        enable_normalization: bool = True,
-        enable_thresholding: bool = True,
-        enable_threshold_matching: bool = True,
-        image_sensitivity: float = 0.5,
-        pixel_sensitivity: float = 0.5,
-    ) -> None:
-        super().__init__(
-            enable_normalization, enable_thresholding, enable_threshold_matching, image_sensitivity, pixel_sensitivity
-        )
-        self._image_threshold_metric = SeparatingThreshold(fields=["pred_score", "gt_label"], strict=False)
-        self._pixel_threshold_metric = SeparatingThreshold(fields=["anomaly_map", "gt_mask"], strict=False)
-        self._known = (False, False)
+    rows: list[Tensor]
 
-    def reset_(self) -> None:
-        """Forget thresholds and ranges, because the weights whose scores set them change."""
-        for buffer in self.buffers(recurse=False):
-            buffer.fill_(torch.nan)
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("rows", [], dist_reduce_fx="cat")
 
-    @property
-    def known(self) -> tuple[bool, bool]:
-        """Whether there is a threshold for images, and one for pixels.
-
-        While the model is exported, as it was before: values of tensors are not known then.
-        """
-        if not torch.compiler.is_exporting():
-            self._known = (not self.image_threshold.isnan().item(), not self.pixel_threshold.isnan().item())
-        return self._known
-
-    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
-        """Normalize scores and maps, and hold them against the thresholds, where there are any.
+    def update(self, batch: Batch) -> None:
+        """Add the normal images of a batch.
 
         Args:
-            predictions: Raw scores and maps.
-
-        Returns:
-            Scores and maps in [0, 1], and labels and masks, or None.
+            batch: Predictions with labels; one without them adds nothing.
         """
-        found = super().forward(predictions)
-        has_image, has_pixel = self.known
-        return found._replace(
-            pred_label=found.pred_label if has_image else None, pred_mask=found.pred_mask if has_pixel else None
-        )
+        if batch.gt_label is None or batch.pred_score is None:
+            return
+        score = batch.pred_score.detach().float().flatten()
+        peak = score if batch.anomaly_map is None else batch.anomaly_map.detach().float().flatten(1).amax(dim=1)
+        concept = getattr(batch, "concept", None)
+        rows = torch.stack((score, peak, torch.zeros_like(score) if concept is None else concept.to(score)), dim=1)
+        self.rows.append(rows[batch.gt_label.flatten() == 0])
 
-    def threshold_batch(self, batch: Batch) -> None:
-        """Add labels and masks to a batch, where there are thresholds.
-
-        Args:
-            batch: Predictions after normalization.
-        """
-        given = batch.pred_label, batch.pred_mask
-        super().threshold_batch(batch)
-        has_image, has_pixel = self.known
-        batch.pred_label = batch.pred_label if has_image else given[0]
-        batch.pred_mask = batch.pred_mask if has_pixel else given[1]
-
-    @staticmethod
-    def _normalize(preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor) -> Tensor | None:
-        normalized = PostProcessor._normalize(preds, norm_min, norm_max, threshold)  # noqa: SLF001
-        # anomalib would take the middle of the range for the threshold.
-        if preds is None or normalized is None:
-            return None
-        return torch.where(threshold.isnan(), preds, normalized)
+    def compute(self) -> Tensor:
+        """Give score, highest value of the map, and concept of each image, shape ``(n, 3)``."""
+        return dim_zero_cat(self.rows) if self.rows else torch.zeros(0, 3)

@@ -3,11 +3,11 @@
 
     python examples/folder_inference.py results/VQFlow/products/v0/weights/openvino/model.xml images --heat-maps maps
 
-It needs OpenVINO, NumPy and Pillow only, neither torch nor anomalib, and OpenCV for images of more than 8 bits, if the
-model was trained on such. Threads read and decode images while others are computed, one image per request, as many
-requests at once as OpenVINO finds best (its throughput hint). Images of any sizes may be mixed; they are turned upright
-as their EXIF says, grayscale is spread over the colors, and transparency is ignored. A file that cannot be read is
-named and left out, and the exit code is 1.
+It needs OpenVINO, NumPy, Pillow and the file ``image_files.py`` beside it, neither torch nor anomalib, and OpenCV for
+images of more than 8 bits, if the model was trained on such. Threads read and decode images while others are computed,
+one image per request, as many requests at once as OpenVINO finds best (its throughput hint). Images of any sizes may be
+mixed; they are turned upright as their EXIF says, grayscale is spread over the colors, and transparency is ignored. A
+file that cannot be read is named and left out, and the exit code is 1.
 
 The model is compiled for one image at a time. An exported model takes any number, but then OpenVINO knows no sizes
 inside of it, and much of its time goes into finding them out.
@@ -71,12 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--readers", type=int, default=os.cpu_count() or 1, help="threads that read images")
     parser.add_argument("--threads", type=int, default=0, help="threads that compute; 0 for OpenVINO's choice")
     options = parser.parse_args(arguments)
-    paths = find_images(options.images)
-    if not paths:
-        parser.error(f"There are no images in {options.images}.")
-
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+    try:
+        paths = find_images(options.images)
+    except OSError as error:
+        parser.error(f"Cannot read {error.filename} ({error.strerror}).")
+    if not paths:
+        parser.error(f"There are no images in {options.images}.")
+    if not options.model.is_file():
+        parser.error(f"There is no model {options.model}.")
 
     bit_depth = find_bit_depth(options.model)
     compiled = compile_model(options.model, options.device, options.precision, options.threads, bit_depth is not None)
@@ -87,11 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
     for path, reason in failures.items():
         print(f"Left out {path}: {reason}", file=sys.stderr)
     write_csv(options.output, predictions)
-    found = sum(prediction.label == "anomalous" for prediction in predictions.values())
+    labels = [prediction.label for prediction in predictions.values()]
+    found = "no labels without a threshold" if "" in labels else f"{labels.count('anomalous')} anomalous"
     rate = f"{len(predictions) / seconds:.1f} images per second, reading included"
-    print(
-        f"{len(predictions)} images, {found} anomalous, {len(failures)} left out, {rate}. Written to {options.output}."
-    )
+    print(f"{len(predictions)} images, {found}, {len(failures)} left out, {rate}. Written to {options.output}.")
     return int(bool(failures))
 
 
@@ -213,7 +216,7 @@ def _ahead(
 
 
 def write_heat_map(path: Path, pixels: np.ndarray, anomaly_map: np.ndarray) -> None:
-    """Write the map over its image: blue is normal, yellow the threshold, red anomalous.
+    """Write the map over its image: blue is normal, yellow the threshold (if the model has one), red anomalous.
 
     Args:
         path: File to write.

@@ -7,15 +7,41 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # by Pillow alone, though it knows them
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 
 
 def find_images(place: Path) -> list[Path]:
-    """List the images in a folder and its subfolders, in order; or the only one, if it is an image."""
+    """List the images in a folder and all folders below it, in order; or the only one, if it is an image.
+
+    Broken files and broken links are among them; hidden files and folders are not. Links to folders are followed.
+
+    Args:
+        place: Folder or image.
+
+    Returns:
+        Files that are images by their suffix.
+
+    Raises:
+        OSError: If there is no such folder, or one cannot be listed.
+    """
     if place.is_file():
         return [place]
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return sorted(p for p in place.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    kinds = Image.registered_extensions()  # loads all of Pillow's readers
+    readable = {*Image.OPEN, "MPO"} - NOT_DECODED  # stereo photographs are opened as JPEG
+    suffixes = {suffix for suffix, kind in kinds.items() if kind in readable}
+    found, folders = [], [(place, (place.resolve(),))]
+    for folder, above in folders:  # grows
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                continue
+            if not path.is_dir():
+                found += [path] if path.suffix.lower() in suffixes else []
+                continue
+            target = path.resolve()
+            if not any(real.is_relative_to(target) for real in above):  # else a circle
+                folders.append((path, (*above, target)))
+    return sorted(found)
 
 
 def read(path: Path, size: tuple[int, int] | None = None, bit_depth: int | None = None) -> np.ndarray:
@@ -86,7 +112,7 @@ def read_deep(path: Path) -> np.ndarray:
         raise ValueError(msg) from error
     pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
-        msg = "OpenCV finds no 16 bits per color in it; convert it to 8 bits"
+        msg = "OpenCV cannot read its 16 bits per color; it is broken, or must be converted to 8 bits"
         raise ValueError(msg)
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., 2::-1]
 

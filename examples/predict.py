@@ -8,19 +8,22 @@ the last line names, a new one for every run. A file that cannot be read is name
 """
 
 import argparse
+import pickle
 import sys
 from pathlib import Path
 
 import torch
 from anomalib.data import ImageItem
 from anomalib.utils.path import create_versioned_dir
-from anomalib.visualization import ImageVisualizer
 from PIL import Image
 from torch import Tensor
 
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.data import find_images, read_image
+from anomalib_vqflow.image_files import TrueImageVisualizer
 from anomalib_vqflow.torch_model import Prediction
+
+NO_CHECKPOINT = (OSError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError)  # at other files
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,17 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("images", type=Path, help="image or folder of images")
     parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where to write pictures")
     options = parser.parse_args(arguments)
-    paths = find_images(options.images)
-    if not paths:
-        parser.error(f"There are no images in {options.images}.")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+    try:
+        paths = find_images(options.images)
+    except OSError as error:
+        parser.error(f"Cannot read {error.filename} ({error.strerror}).")
+    if not paths:
+        parser.error(f"There are no images in {options.images}.")
+    try:
+        model = load(options.checkpoint)
+    except ValueError as error:
+        parser.error(str(error))
 
-    model = VQFlow.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
     folder = create_versioned_dir(options.results_dir / "VQFlow" / "predictions").resolve()
     root = options.images if options.images.is_dir() else options.images.parent
-    failures = 0
+    failures = num_unlabeled = 0
     for path in paths:
         try:
             image = read_image(path, model.bit_depth)
@@ -56,17 +64,41 @@ def main(arguments: list[str] | None = None) -> int:
             failures += 1
             continue
         prediction = model(image[None].to(model.device))
+        num_unlabeled += prediction.pred_label is None
         label = "-" if prediction.pred_label is None else "anomalous" if prediction.pred_label.item() else "normal"
         print(f"{prediction.pred_score.item():.3f}  {label:<9}  {path}")
         target = folder / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         draw(image, prediction).save(target.with_name(f"{target.name}.png"))
+    if num_unlabeled:
+        print("The model has no threshold: scores are raw, and no image gets a label.")
     print(f"{len(paths) - failures} images, {failures} left out. Pictures are in {folder}.")
     return int(failures > 0)
 
 
+def load(checkpoint: Path) -> VQFlow:
+    """Load a model to where it is fast.
+
+    Args:
+        checkpoint: File of a training.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the file is no checkpoint, or does not fit.
+    """
+    try:
+        model = VQFlow.load_from_checkpoint(checkpoint, map_location="cpu")
+    except NO_CHECKPOINT as error:
+        reason = error.strerror if isinstance(error, OSError) else "no checkpoint, or a damaged one"
+        msg = f"Cannot load {checkpoint} ({reason}); give the model.ckpt of a VQFlow training."
+        raise ValueError(msg) from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def draw(image: Tensor, prediction: Prediction) -> Image.Image:
-    """Draw an image beside its map and what was found, as anomalib does.
+    """Draw an image beside its map and what was found, as anomalib does; only the map if there is no threshold.
 
     Args:
         image: Image of shape ``(3, H, W)``, in [0, 1].
@@ -77,7 +109,7 @@ def draw(image: Tensor, prediction: Prediction) -> Image.Image:
     """
     names = ("anomaly_map", "pred_mask", "pred_score", "pred_label")
     fields = {name: value[0].cpu() for name in names if (value := getattr(prediction, name)) is not None}
-    return ImageVisualizer().visualize(ImageItem(image=image, **fields))
+    return TrueImageVisualizer().visualize(ImageItem(image=image, **fields))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Inspected(NamedTuple):
     category: str
     defect: str
     score: float
-    is_anomalous: bool
+    is_anomalous: bool | None  # None where the model has no threshold
     panels: Image.Image  # image, true mask, anomaly map, and image with the contour found
 
 
@@ -93,10 +93,10 @@ def inspect(exported: Path, datamodule: MultiCategory) -> list[Inspected]:
             image=image,
             gt_mask=read_mask(sample.mask_path) > 0 if sample.mask_path else np.zeros(image.shape[:2], dtype=bool),
             anomaly_map=found.anomaly_map.squeeze(),
-            pred_mask=found.pred_mask.squeeze(),
+            pred_mask=None if found.pred_mask is None else found.pred_mask.squeeze(),
         )
         panels = visualize_image_item(item, ["image", "gt_mask", "anomaly_map"], [("image", ["pred_mask"])])
-        score, is_anomalous = found.pred_score.item(), bool(found.pred_label.item())
+        score, is_anomalous = found.pred_score.item(), None if found.pred_label is None else bool(found.pred_label)
         inspected.append(Inspected(sample.category, sample.label, score, is_anomalous, panels))
     return inspected
 
@@ -108,7 +108,7 @@ def print_scores(inspected: list[Inspected]) -> None:
     for category in sorted({item.category for item in inspected}):
         good_first = sorted((item for item in inspected if item.category == category), key=lambda i: i.defect != "good")
         for item in good_first[:NUM_LISTED]:
-            decision = "anomalous" if item.is_anomalous else "normal"
+            decision = {True: "anomalous", False: "normal", None: "-"}[item.is_anomalous]
             print(f"{item.category:<12}{item.defect:<20}{item.score:>6.3f}  {decision}")
 
 

@@ -124,7 +124,8 @@ PARSE = argparse.ArgumentParser.parse_known_args
 def parse(monkeypatch):
     """Return a function that starts a program and stops it when it has understood its command line."""
     monkeypatch.setattr(AnomalibCLI, "instantiate_classes", lambda _: None)
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # scripts there share helpers
+    for folder in ("benchmarks", "examples"):  # scripts there share helpers
+        monkeypatch.syspath_prepend(ROOT / folder)
 
     def start(program, *arguments):
         if program == "anomalib":
@@ -152,7 +153,7 @@ def test_commands_are_understood(document, parse, tmp_path, monkeypatch):
     """Every command line has a program that accepts it, down to the last argument."""
     monkeypatch.chdir(tmp_path)
     for block in blocks(document, "yaml"):
-        Path("data.yaml").write_text(block)
+        Path("data.yaml" if block.startswith("class_path") else "config.yaml").write_text(block)
     for command in commands(document):
         if command[:2] == ["python", "-m"]:
             continue
@@ -213,7 +214,8 @@ def test_data_of_several_sources(tmp_path, monkeypatch):
     """The file that mixes data sets is a datamodule with all their categories."""
     monkeypatch.chdir(tmp_path)
     tiny_root(tmp_path / "products")
-    (block,) = (block for document in DOCUMENTS for block in blocks(document, "yaml"))
+    every = (block for document in DOCUMENTS for block in blocks(document, "yaml"))
+    (block,) = (block for block in every if block.startswith("class_path"))
     parser = ArgumentParser()
     parser.add_subclass_arguments(AnomalibDataModule, "data")  # as anomalib's command line
     datamodule = parser.instantiate_classes(parser.parse_object({"data": yaml.safe_load(block)})).data

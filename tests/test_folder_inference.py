@@ -97,12 +97,13 @@ def test_the_concept_is_written_where_the_model_knows_it(example, images, tmp_pa
         assert int(row["concept"]) == round(10 * value)
 
 
-def test_without_a_threshold_there_are_no_labels(example, images, tmp_path):
-    """A model that was exported without one scores all the same."""
+def test_without_a_threshold_there_are_no_labels(example, images, tmp_path, capsys):
+    """A model that was exported without one scores all the same, and the last line says so."""
     folder, expected = images
     output = tmp_path / "out.csv"
     assert example.main([str(write_toy(tmp_path / "toy.xml", labels=False)), str(folder), "--output", str(output)]) == 0
     assert [row["label"] for row in rows_of(output)] == [""] * len(expected)
+    assert "4 images, no labels without a threshold, 0 left out" in capsys.readouterr().out
     assert sum(float(row["score"]) for row in rows_of(output)) == pytest.approx(sum(expected.values()), abs=1e-4)
 
 
@@ -140,11 +141,24 @@ def test_a_folder_of_unreadable_files_fails(example, tmp_path):
     assert rows_of(output) == []
 
 
-def test_a_folder_without_images_is_an_error_that_names_it(example, tmp_path, capsys):
-    """Nothing to do is a mistake of the caller."""
-    with pytest.raises(SystemExit):
-        example.main(["model.xml", str(tmp_path)])
-    assert str(tmp_path) in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("model", "images", "message"),
+    [
+        ("model.xml", "empty", "There are no images in {images}."),
+        ("model.xml", "missing", "Cannot read {images} (No such file"),
+        ("missing.xml", "image.png", "There is no model {model}."),
+    ],
+)
+def test_wrong_paths_are_errors_that_name_them(example, tmp_path, capsys, model, images, message):
+    """An empty folder, a wrong path, and a wrong model are told apart."""
+    (tmp_path / "empty").mkdir()
+    write_toy(tmp_path / "model.xml")
+    save(tmp_path / "image.png", "L", 0, (20, 20))
+    with pytest.raises(SystemExit) as stop:
+        example.main([str(tmp_path / model), str(tmp_path / images)])
+    assert stop.value.code == 2
+    expected = message.format(model=tmp_path / model, images=tmp_path / images)
+    assert expected in " ".join(capsys.readouterr().err.split())
 
 
 def test_heat_maps_are_red_where_the_map_is_high(example, tmp_path):

@@ -3,12 +3,9 @@ import pytest
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import F1AdaptiveThreshold
-from torchvision.tv_tensors import Mask
 
-from anomalib_vqflow import VQFlow
-from anomalib_vqflow.thresholds import MARGIN, SeparatingPostProcessor, SeparatingThreshold
-
-from .tiny import tiny_data, tiny_engine, tiny_model
+from anomalib_vqflow.conformal import MARGIN
+from anomalib_vqflow.thresholds import NormalScores, SeparatingThreshold
 
 
 def threshold_of(scores, labels):
@@ -60,67 +57,25 @@ def test_scores_of_one_kind_are_all_on_their_side(anomalous):
     assert ((scores > threshold) == anomalous).all()
 
 
-def test_no_label_without_a_threshold():
-    """Before validation, scores stay raw and labels unknown, batch by batch and in inference; after it, known."""
-    processor = SeparatingPostProcessor()
-    maps = torch.linspace(0, 0.9, 2 * 64).view(2, 1, 8, 8)
-
-    def batch():
-        return ImageBatch(
-            image=torch.zeros(2, 3, 8, 8),
-            pred_score=torch.tensor([0.2, 0.9]),
-            anomaly_map=maps.clone(),
-            gt_label=torch.tensor([False, True]),
-            gt_mask=Mask(maps.squeeze(1) > 0.6),
+def test_normal_scores_are_those_of_normal_images():
+    """Only images that are known to be normal are kept, with the highest value of their map and their concept."""
+    metric, peaks = NormalScores(), torch.tensor([4.0, 5.0, 6.0])
+    for label in (torch.tensor([0, 1, 0]), None):
+        batch = ImageBatch(
+            image=torch.zeros(3, 3, 8, 8),
+            pred_score=torch.tensor([0.1, 0.2, 0.3]),
+            anomaly_map=torch.eye(8).expand(3, 1, 8, 8) * peaks.view(3, 1, 1, 1),
+            gt_label=label,
         )
+        batch.concept = torch.tensor([2, 1, 0])
+        metric.update(batch)
 
-    predicted = batch()
-    processor.post_process_batch(predicted)
-    inferred = processor(batch())
-    for found in (predicted, inferred):
-        assert found.pred_label is None
-        assert found.pred_mask is None
-        assert torch.equal(found.pred_score.float(), torch.tensor([0.2, 0.9]))
-    processor.on_validation_batch_end(None, None, batch())
-    processor.on_validation_epoch_end(None, None)
-    assert processor(batch()).pred_label.tolist() == [False, True]
-    assert torch.equal(processor(batch()).pred_mask.view_as(maps), maps > 0.6)
-    processor.reset_()
-    assert processor(batch()).pred_label is None
+    assert torch.allclose(metric.compute(), torch.tensor([[0.1, 4.0, 2.0], [0.3, 6.0, 0.0]]))
 
 
-def test_pixels_without_a_threshold_of_their_own():
-    """Without masks, pixels share the images' threshold, unless that is switched off: then they have no mask."""
-    batch = ImageBatch(
-        image=torch.zeros(2, 3, 8, 8),
-        pred_score=torch.tensor([0.2, 0.9]),
-        anomaly_map=torch.rand(2, 1, 8, 8),
-        gt_label=torch.tensor([False, True]),
-    )
-    for matching in (True, False):
-        processor = SeparatingPostProcessor(enable_threshold_matching=matching)
-        processor.on_validation_batch_end(None, None, batch)
-        processor.on_validation_epoch_end(None, None)
-        found = processor(batch)
-        assert found.pred_label is not None
-        assert (found.pred_mask is not None) == matching
+def test_no_normal_scores():
+    """Without labels there are none."""
+    metric = NormalScores()
+    metric.update(ImageBatch(image=torch.zeros(1, 3, 8, 8), pred_score=torch.zeros(1)))
 
-
-@pytest.mark.parametrize("data", [{"val_split_mode": "none"}, {"val_split_mode": "from_train"}])
-def test_trainings_without_anomalies_in_validation(root, tmp_path, data, capsys, recwarn):
-    """Without validation there are no labels, and dashes in the table; with normal images, none of them is bad."""
-    model, engine = tiny_model(), tiny_engine(tmp_path)
-    datamodule = tiny_data(root, **data)
-    engine.train(model, datamodule=datamodule)
-
-    known = data["val_split_mode"] == "from_train"
-    loaded = VQFlow.load_from_checkpoint(engine.best_model_path)
-    labels = [loaded(datamodule.test_data[i].image[None]).pred_label for i in range(len(datamodule.test_data))]
-    assert all((label is not None) == known for label in labels)
-    assert model.evaluator.results["image_F1Score"].notna().any() == known
-    assert known or any("No threshold was set" in str(warning.message) for warning in recwarn)
-    if known:
-        normal = datamodule.val_data
-        assert not any(loaded(normal[i].image[None]).pred_label for i in range(len(normal)))
-    else:
-        assert "\N{EN DASH}" in capsys.readouterr().out
+    assert metric.compute().shape == (0, 3)

@@ -7,22 +7,22 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from anomalib_vqflow.naming import first_names
 
-from .reading import in_threads, read_deep
+from .reading import brightest, in_threads
 
 USUAL_BITS = (8, 10, 12, 14, 16)
 
 
-def check_bit_depth(bit_depth: object) -> None:
-    """Check a number of bits that a user gives.
+def check_bit_depth(bit_depth: int | None) -> None:
+    """Check what a user says of the bits in image files of 16 bits.
 
     Args:
-        bit_depth: None, or bits of image files of 16 bits that are really used.
+        bit_depth: Number of bits, or None.
 
     Raises:
-        ValueError: If it is anything else than None or an integer from 1 to 16.
+        ValueError: If it is a number that such files cannot have.
     """
-    if bit_depth is not None and (type(bit_depth) is not int or not 1 <= bit_depth <= USUAL_BITS[-1]):
-        msg = f"Expected `bit_depth` to be None or an integer from 1 to {USUAL_BITS[-1]}, got {bit_depth!r}."
+    if bit_depth is not None and bit_depth not in range(USUAL_BITS[0], USUAL_BITS[-1] + 1):
+        msg = f"Expected `bit_depth` from 8 to 16, or None to find it out, got {bit_depth!r}."
         raise ValueError(msg)
 
 
@@ -42,8 +42,8 @@ def common_bit_depth(paths: Sequence[str], categories: Mapping[str, str], given:
         ValueError: If an image cannot be decoded, or is brighter than the given bits allow.
     """
     used = {
-        path: next(bits for bits in USUAL_BITS if brightest < 2**bits)
-        for path, brightest in zip(paths, in_threads(lambda path: int(read_deep(path).max()), paths), strict=True)
+        path: next(bits for bits in USUAL_BITS if value < 2**bits)
+        for path, value in zip(paths, in_threads(brightest, paths), strict=True)
     }
     bit_depth = given or max(used.values())
     if brighter := [path for path, bits in used.items() if bits > bit_depth]:

@@ -84,6 +84,36 @@ def list_images(folder: Path) -> Listing:
     return Listing([path for path in files if is_image(path)], others)
 
 
+def find_images(place: Path) -> list[Path]:
+    """List the images in a folder and all folders below it, in order.
+
+    Args:
+        place: Folder, or a single image.
+
+    Returns:
+        Files that are images by their suffix, broken ones and broken links included. Links to folders are followed,
+        but not in circles; hidden files and folders are left out.
+
+    Raises:
+        OSError: If there is no such folder, or one cannot be listed.
+    """
+    if place.is_file():
+        return [place]
+    found: list[Path] = []
+    folders: list[tuple[Path, tuple[Path, ...]]] = [(place, (place.resolve(),))]
+    for folder, above in folders:  # grows
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                continue
+            if not path.is_dir():
+                found += [path] if is_image(path) else []
+                continue
+            target = path.resolve()
+            if not any(real.is_relative_to(target) for real in above):  # else a circle
+                folders.append((path, (*above, target)))
+    return sorted(found)
+
+
 def _walk(folder: Path, above: tuple[Path, ...]) -> list[Path]:
     files = []
     for path in list_folder(folder):

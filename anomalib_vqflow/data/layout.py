@@ -95,6 +95,12 @@ def _read_kinds(folder: Path, notes: list[str]) -> list[Kind]:
     for path in entries:
         if path.is_dir() and path != mask_folder:
             listing = list_images(path)
+            if listing.others and not listing.images:
+                msg = (
+                    f"No file in {path} is an image that Pillow can read, going by their names: "
+                    f"{first_names([str(file) for file in listing.others])}. Convert them to PNG, or remove {path}."
+                )
+                raise ValueError(msg)
             others += listing.others
             kinds.append(Kind(path, is_normal_name(path.name), listing.images))
     for kind in kinds:
@@ -195,9 +201,9 @@ def _match_kinds(
     if lost:
         others = f" Images of other splits have theirs in {first_names([str(path) for path in elsewhere])}."
         msg = (
-            f"{len(lost)} masks belong to no image: {first_names([str(mask) for mask in lost])}. Name them like their "
-            f"image, such as {folder / 'scratch' / '000_mask.png'} for scratch/000.png, or remove them."
-            f"{others if elsewhere else ''}"
+            f"{len(lost)} masks belong to no image: {first_names([str(mask) for mask in lost])}. Name and "
+            f"place them like their image, such as {folder / 'scratch' / '000_mask.png'} for scratch/000.png, or "
+            f"remove them.{others if elsewhere else ''}"
         )
         raise ValueError(msg)
     _note(notes, "masks of a format that cannot be read", unread)

@@ -55,21 +55,6 @@ class MaskContent(NamedTuple):
     num_values: int  # different gray values; 2 where they do not matter
 
 
-def find_images(place: Path) -> list[Path]:
-    """List the images in a folder and its subfolders, in order.
-
-    Args:
-        place: Folder, or a single image.
-
-    Returns:
-        Paths by their suffix; hidden ones are left out, and those that turn out to be no images are not.
-    """
-    if place.is_file():
-        return [place]
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return sorted(p for p in place.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith("."))
-
-
 @contextmanager
 def opened(path: str | PathLike[str]) -> Iterator[ImageFile]:
     """Open an image; whatever is wrong with it becomes a ``ValueError`` that names the file.
@@ -179,9 +164,25 @@ def read_deep(path: str | PathLike[str]) -> np.ndarray:
     content = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
     pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # no imread: it fails at some names
     if pixels is None or pixels.dtype != np.uint16:
-        msg = "OpenCV finds no 16 bits per color in it; convert it to 8 bits"
+        msg = "OpenCV cannot read its 16 bits per color; it is broken, or must be converted to 8 bits"
         raise ValueError(msg)
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., 2::-1]
+
+
+def brightest(path: str | PathLike[str]) -> int:
+    """Get the largest value of an image of up to 16 bits per color.
+
+    Args:
+        path: File.
+
+    Returns:
+        The value, as stored.
+
+    Raises:
+        ValueError: If OpenCV cannot read the file; the message names it.
+    """
+    with opened(path):
+        return int(read_deep(path).max())
 
 
 def read_mask(path: str | PathLike[str]) -> Tensor:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The steps of an export, as anomalib's hooks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from torchmetrics import Metric
 
 from anomalib_vqflow.condition import frozen_tables
 from anomalib_vqflow.data.resize import resize_images
+from anomalib_vqflow.post_processor import SeparatingPostProcessor
 from anomalib_vqflow.quantization import Codebook
 from anomalib_vqflow.torch_model import Prediction
 
@@ -54,6 +56,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
 
     input_size: tuple[int, int] | None
     bit_depth: int | None
+    agree_with: Callable[[AnomalibDataModule], None]
     is_exported = False  # while torch.onnx traces the model
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
@@ -124,11 +127,16 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         return _place(export_root, path)
 
     def _prepare_export(self) -> None:
-        """Antialias with a pre-processor of anomalib's own, too, and warn of a model that knows nothing."""
+        """Antialias with any pre-processor of anomalib's, too, and warn of a model that knows nothing, or no labels."""
         if type(self.pre_processor) is PreProcessor:
             resize_as_in_training(self.pre_processor)
         if not any(part.code_counts.any() for part in self.modules() if isinstance(part, Codebook)):
             rank_zero_warn("This model was never trained, so what it predicts means nothing.")
+        elif isinstance(self.post_processor, SeparatingPostProcessor) and not any(self.post_processor.known):
+            rank_zero_warn(
+                "This model has no threshold, so its export tells raw scores and maps, but no labels and masks. Train "
+                "with validation images (val_split_mode) to set one."
+            )
 
     def _example_images(self, input_size: tuple[int, int] | None) -> list[Tensor]:
         """Make images of the only size that the exported model takes, or of two of many."""
@@ -206,10 +214,18 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         del task
         import nncf
 
+        names = {name for output in model.outputs for name in output.names}
+        if compression_type == CompressionType.INT8_ACQ and metric is None and "pred_label" not in names:
+            msg = (
+                "INT8_ACQ judges by labels, which a model without a threshold does not tell; give a metric of scores, "
+                'such as metric=AUROC(fields=["pred_score", "gt_label"]).'
+            )
+            raise ValueError(msg)
         ignored = ignored_scope(model, self)
         if compression_type == CompressionType.INT8:
             return nncf.compress_weights(model, ignored_scope=ignored)
         datamodule = _set_up(datamodule, CompressionType(compression_type))
+        self.agree_with(datamodule)
         batch, _, height, width = model.input(0).partial_shape
         is_static = height.is_static and width.is_static
         size = (height.get_length(), width.get_length()) if is_static else self.input_size

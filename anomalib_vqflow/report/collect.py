@@ -12,14 +12,16 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch, InferenceBatch
+from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.post_processing import PostProcessor
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from anomalib_vqflow.anomaly_map import AnomalyMapGenerator, to_unit
 from anomalib_vqflow.data import MultiCategory
 from anomalib_vqflow.lightning_model import VQFlow
+from anomalib_vqflow.post_processor import SeparatingPostProcessor
 
 from .sources import read_batches
 
@@ -40,6 +42,7 @@ class Collected(NamedTuple):
     num_concepts: int  # that the model has
     categories: list[str]  # empty if unknown
     threshold: float  # score above which the model calls an image anomalous; NaN if it has none
+    held_out: NDArray[np.float32]  # scores of normal validation images that are no test images; empty if unknown
 
 
 @torch.no_grad()
@@ -66,7 +69,8 @@ def collect(model: VQFlow, datamodule: AnomalibDataModule, max_train_images: int
     for images in (train, test):
         images["category"] = [known.get(path, "") for path in images["path"]]
     num_concepts = model.model.concept.codebook.num_codes
-    return Collected(train, test, num_train, num_concepts, categories, image_threshold(model.post_processor))
+    threshold, held_out = image_threshold(model.post_processor), held_out_scores(model.post_processor, datamodule)
+    return Collected(train, test, num_train, num_concepts, categories, threshold, held_out)
 
 
 @contextmanager
@@ -90,13 +94,25 @@ def image_threshold(post_processor: object) -> float:
     """Find the raw score above which anomalib's post-processor calls an image anomalous; NaN if it does not decide."""
     if not isinstance(post_processor, PostProcessor) or not post_processor.enable_thresholding:
         return float("nan")
+    threshold = post_processor.image_threshold.item()
+    if isinstance(post_processor, SeparatingPostProcessor) and np.isnan(threshold):
+        return float("nan")
     decision = 1.0 - post_processor.image_sensitivity  # on scores normalized so that the threshold is at 0.5
     low, high = post_processor.image_min.item(), post_processor.image_max.item()
     if not post_processor.enable_normalization or np.isnan(low) or np.isnan(high):
         return decision
-    threshold = post_processor.image_threshold.item()
     middle = (low + high) / 2 if np.isnan(threshold) else threshold
     return middle + (decision - 0.5) * (high - low)
+
+
+def held_out_scores(post_processor: object, datamodule: AnomalibDataModule) -> NDArray[np.float32]:
+    """Get the scores of the normal validation images, which tell false alarms unless they are test images, too."""
+    validated = getattr(datamodule, "val_data", None)
+    if validated is None or not isinstance(post_processor, SeparatingPostProcessor):
+        return np.zeros(0, np.float32)
+    if not set(validated.samples["image_path"]).isdisjoint(datamodule.test_data.samples["image_path"]):
+        return np.zeros(0, np.float32)
+    return post_processor.normal_scores[:, 0].float().cpu().numpy()
 
 
 def _train_loader(datamodule: AnomalibDataModule, max_images: int) -> DataLoader:
@@ -127,7 +143,7 @@ def _test_rows(model: VQFlow, batch: ImageBatch) -> pd.DataFrame:
     scores = prediction.pred_score
     alarm = None  # decided as the model does, to the last bit
     if isinstance(model.post_processor, PostProcessor):
-        alarm = model.post_processor(InferenceBatch(pred_score=scores)).pred_label
+        alarm = model.post_processor(prediction._replace(anomaly_map=None)).pred_label
     return _rows(
         batch,
         concept=prediction.concept,

@@ -16,10 +16,10 @@ from anomalib_vqflow.lightning_model import VQFlow
 from .cards import Card, concept_cards, mistake_cards, worst_mistakes
 from .collect import Collected, collect
 from .measures import measure_agreement
-from .plots import plot_cards, plot_codes, plot_confusion, plot_scores
+from .plots import plot_cards, plot_codes, plot_confusion, plot_rates, plot_scores
 from .sources import set_up
 
-PLOTS = ("concepts", "confusion_train", "confusion_test", "scores", "false_alarms", "misses", "codes")
+PLOTS = ("concepts", "confusion_train", "confusion_test", "scores", "rates", "false_alarms", "misses", "codes")
 
 
 def write_page(
@@ -43,7 +43,7 @@ def write_page(
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
-    set_up(datamodule, model.input_size)
+    set_up(datamodule, model)
     collected = collect(model, datamodule, max_train_images)
     cards = make_cards(model, datamodule, collected)
     plots = make_plots(model, collected, cards)
@@ -77,6 +77,8 @@ def make_plots(model: VQFlow, collected: Collected, cards: dict[str, list[Card]]
         plots["confusion_test"] = plot_confusion(test, categories, "Test images")
     if test["anomalous"].notna().any():
         plots["scores"] = plot_scores(test, categories, collected.threshold)
+    if len(collected.held_out) and (test["anomalous"] == 0).any():
+        plots["rates"] = plot_rates(collected.held_out, test)
     plots["codes"] = plot_codes(model.model)
     return plots
 

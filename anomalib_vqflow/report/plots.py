@@ -7,11 +7,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from anomalib_vqflow.conformal import conformal_limit
 from anomalib_vqflow.quantization import Codebook
 from anomalib_vqflow.torch_model import VQFlowModel
 
@@ -24,6 +26,7 @@ NORMAL, ANOMALOUS = "#0072B2", "#D55E00"
 INK = "#222222"
 WIDTH = 7.2  # inches
 NUM_BINS = 40
+MOST_ALARMS, NUM_RATES = 0.5, 60  # false-alarm rates that are plotted
 STYLE: Any = {  # matplotlib types its settings by their names
     **dict.fromkeys(("axes.labelcolor", "axes.titlecolor", "text.color", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("axes.spines.right", "axes.spines.top"), False),
@@ -121,6 +124,34 @@ def plot_scores(test: pd.DataFrame, categories: list[str], threshold: float) -> 
         text = f"{label(name, 24)}\n{len(images) - num_anomalous} normal, {num_anomalous} anomalous"
         axis.set_ylabel(text, rotation=0, ha="right", va="center")
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=2, frameon=False)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def plot_rates(held_out: NDArray[np.float32], test: pd.DataFrame) -> Figure:
+    """Plot the share of normal test images above the threshold of each false-alarm rate, beside what is promised.
+
+    Args:
+        held_out: Scores of normal images that set the thresholds, shape ``(n,)``.
+        test: Test images; see :class:`.Collected`. Some are normal.
+    """
+    normal = test.loc[test["anomalous"] == 0, "score"].to_numpy()
+    scores = torch.from_numpy(held_out)
+    rates = np.geomspace(1 / (len(held_out) + 1), MOST_ALARMS, NUM_RATES)
+    limits = [conformal_limit(scores, rate) for rate in rates]
+    figure = Figure(figsize=(WIDTH, 0.6 * WIDTH))
+    axis = figure.subplots()
+    axis.plot(
+        rates, rates, color=INK, linestyle="--", linewidth=1.2, label=f"promised by {len(held_out)} images, at most"
+    )
+    measured = [np.mean(normal > limit.threshold.item()) for limit in limits]
+    axis.plot(rates, measured, color=ANOMALOUS, label=f"measured on {len(normal)} normal test images")
+    axis.set(
+        xscale="log", xlabel="false-alarm rate that is asked for", ylabel="share of normal images above the threshold"
+    )
+    for formatted in (axis.xaxis, axis.yaxis):
+        formatted.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axis.legend(loc="upper left", frameon=False)
     return figure
 
 

@@ -82,8 +82,8 @@ def read_file(path: Path, *, is_config: bool) -> AnomalibDataModule:
         raise SourceError(msg) from error
 
 
-def set_up(datamodule: AnomalibDataModule, size: tuple[int, int] | None) -> None:
-    """Download what a datamodule needs, and set it up with images resized to a height and width, as in training.
+def set_up(datamodule: AnomalibDataModule, model: VQFlow) -> None:
+    """Download what a datamodule needs, and set it up with images read and resized as in the training of a model.
 
     Raises:
         SourceError: If there are no images, or some that can't be used.
@@ -91,14 +91,15 @@ def set_up(datamodule: AnomalibDataModule, size: tuple[int, int] | None) -> None
     try:
         datamodule.prepare_data()
         datamodule.setup()
+        model.agree_with(datamodule)
     except (OSError, RuntimeError, ValueError) as error:
         raise SourceError(str(error)) from error
     for subset in ("train", "test"):
         if not len(getattr(datamodule, f"{subset}_data", ())):
             msg = f"The data ({datamodule.name}) have no {subset} images; both training and test images are needed."
             raise SourceError(msg)
-    if size is not None:
-        resize_images(datamodule, size)
+    if model.input_size is not None:
+        resize_images(datamodule, model.input_size)
 
 
 def read_batches(batches: Iterable[ImageBatch], description: str) -> Iterator[ImageBatch]:

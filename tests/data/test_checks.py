@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from anomalib_vqflow.data.checks import check_images, find_duplicates
+from anomalib_vqflow.data.checks import check_images, check_masks, find_duplicates
 
 from .folders import make_image, make_mask
 
@@ -44,12 +44,72 @@ def test_missing_mask_file_is_named(tmp_path):
         check_images([str(tmp_path / "a.png")], [[str(tmp_path / "gone.png")]])
 
 
-def test_sixteen_bit_grayscale_is_refused_because_anomalib_clips_it(tmp_path):
-    """16-bit grayscale, which anomalib would read as white, is refused."""
-    Image.fromarray(np.full((8, 8), 1000, dtype=np.uint16)).save(tmp_path / "a.png")
+def test_pixels_without_a_range_are_refused(tmp_path):
+    """Which value of a floating-point image is white is not known."""
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "a.tiff")
 
-    with pytest.raises(ValueError, match=r"a\.png has more than 8 bits.*convert it to 8-bit"):
-        check_images([str(tmp_path / "a.png")], [[]])
+    with pytest.raises(ValueError, match=r"a\.tiff .*32 bits.*convert it to 8-bit"):
+        check_images([str(tmp_path / "a.tiff")], [[]])
+
+
+def test_special_images_are_told(tmp_path):
+    """Whoever has images that are turned, or of which only the first frame is read, gets to know it."""
+    image = Image.new("RGB", (8, 6), "red")
+    image.getexif()[ExifTags.Base.Orientation] = 6
+    image.save(tmp_path / "a.jpg", exif=image.getexif())
+    image.save(tmp_path / "b.gif", save_all=True, append_images=[Image.new("RGB", (8, 6))])
+
+    with pytest.warns(UserWarning, match="files") as warned:
+        check_images([str(tmp_path / "a.jpg"), str(tmp_path / "b.gif")], [[], []])
+
+    turned, frames = (str(warning.message) for warning in warned)
+    assert "turned upright" in turned
+    assert f"{tmp_path / 'a.jpg'}." in turned
+    assert "first is used" in frames
+    assert f"{tmp_path / 'b.gif'}." in frames
+
+
+def test_a_mask_fits_the_upright_image(tmp_path):
+    """A mask is compared with its image as it is read, and one for the pixels as they are stored is named."""
+    image = Image.new("RGB", (8, 6))
+    image.getexif()[ExifTags.Base.Orientation] = 6
+    image.save(tmp_path / "a.jpg", exif=image.getexif())
+    make_mask(tmp_path / "upright.png", (6, 8))
+    make_mask(tmp_path / "stored.png", (8, 6))
+
+    with pytest.warns(UserWarning, match="turned upright"):
+        check_images([str(tmp_path / "a.jpg")], [[str(tmp_path / "upright.png")]])
+    with pytest.raises(ValueError, match=r"stored\.png is 8x6, its image .*a\.jpg is 6x8, turned upright"):
+        check_images([str(tmp_path / "a.jpg")], [[str(tmp_path / "stored.png")]])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "fault"),
+    [
+        (np.zeros((8, 8)), "hold no defect"),
+        (np.pad(np.zeros((4, 4)), 2, constant_values=255), "cover most of their image"),
+        (np.pad(np.arange(48).reshape(6, 8), ((0, 10), (0, 8))), "more than 32 gray values"),
+    ],
+)
+def test_masks_of_strange_content_are_named(tmp_path, pixels, fault):
+    """A mask without defect, one that seems inverted, and one that is a picture, are told."""
+    path = tmp_path / "mask.png"
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+    with pytest.warns(UserWarning, match=rf"{fault}.*: {path}"):
+        check_masks([str(path)])
+
+
+@pytest.mark.filterwarnings("error")
+def test_ordinary_masks_are_not_mentioned(tmp_path):
+    """Masks of two values, of class numbers and of smooth edges in JPEG are fine."""
+    pixels = np.zeros((16, 16), np.uint8)
+    pixels[2:6, 3:7] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels // 85).save(tmp_path / "b.png")
+    Image.fromarray(pixels).save(tmp_path / "c.jpg")
+
+    check_masks([str(path) for path in sorted(tmp_path.iterdir())])
 
 
 def test_duplicates_are_found_by_content(tmp_path):

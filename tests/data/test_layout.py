@@ -253,6 +253,16 @@ def test_two_folders_of_masks_for_one_split_are_refused(nut):
     refused(root, "one folder of test masks", "test/masks", "ground_truth/test")
 
 
+@pytest.mark.parametrize("name", ["test/dent/0.heic", "test/dent/cam1/0.dng", "train/good/0.npy"])
+def test_a_folder_of_which_nothing_can_be_read_is_refused(nut, name):
+    """Images of a format that cannot be read do not vanish: their folder is an error, not a note."""
+    root = nut(name)
+    for image in (root / "train/good").glob("*.png"):
+        image.unlink()
+
+    refused(root, name, "Convert them to PNG")
+
+
 @pytest.mark.parametrize(
     ("name", "named"),
     [

@@ -15,10 +15,13 @@ import openvino
 import pytest
 import torch
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
+from anomalib.visualization import ImageVisualizer
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from anomalib_vqflow.data import read_image
 from anomalib_vqflow.export import mixin
+from anomalib_vqflow.image_files import TrueImageVisualizer
 from anomalib_vqflow.quantization import Codebook
 from tests.tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model
 
@@ -130,7 +133,7 @@ def test_the_concept_is_an_output_where_it_is_asked_for(monkeypatch, tmp_path):
     kept = []
     monkeypatch.setattr(torch.onnx, "export", lambda **_: None)
     monkeypatch.setattr(mixin, "name_nodes_by_module", lambda _: None)
-    monkeypatch.setattr(mixin, "finish_onnx", lambda _, outputs, opset: kept.append((outputs, opset)))
+    monkeypatch.setattr(mixin, "finish_onnx", lambda _, outputs, opset, _bits: kept.append((outputs, opset)))
     tiny_model().to_onnx(tmp_path, output_names=["concept", "pred_score"])
     tiny_model().to_onnx(tmp_path)
     assert kept == [(["concept", "pred_score"], 18), (["pred_score", "anomaly_map"], 18)]  # no labels before training
@@ -143,6 +146,37 @@ def test_a_model_that_was_never_trained_is_told(tmp_path, model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.to_torch(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def unlabeled(folder, root):
+    """A model that was trained without validation images, so that it has no threshold."""
+    model = tiny_model()
+    tiny_engine(folder / "unlabeled").fit(model, datamodule=tiny_data(root, val_split_mode="none"))
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_without_a_threshold_there_is_no_label(unlabeled, root, tmp_path, kind):
+    """An export says so, and anomalib's inferencers and visualizer take what it tells."""
+    with pytest.warns(UserWarning, match=r"no threshold, .* raw scores and maps, but no labels and masks"):
+        path = unlabeled.to_torch(tmp_path) if kind == "torch" else unlabeled.to_openvino(tmp_path)
+    options = {"device": "cpu"} if kind == "torch" else {"device": "CPU", "config": FP32}
+    predict = (TorchInferencer if kind == "torch" else OpenVINOInferencer)(path, **options).predict
+    image = root / "bolt" / "test" / "hole" / "000.png"
+    found, expected = predict(image), unlabeled(read_image(image)[None])
+    assert found.pred_label is found.pred_mask is None
+    assert found.pred_score.item() == pytest.approx(expected.pred_score.item(), abs=TOLERANCE)
+    assert predict(read_image(image)).pred_score.item() == pytest.approx(expected.pred_score.item(), abs=TOLERANCE)
+    assert ImageVisualizer().visualize(found).size == (3 * 256, 256)  # the last with nothing on it
+    assert TrueImageVisualizer().visualize(found).size == (2 * 256, 256)
+
+
+def test_accuracy_needs_labels(model):
+    """Without a threshold and a metric of scores there is nothing to judge by."""
+    outputs = [SimpleNamespace(names={"pred_score"}), SimpleNamespace(names={"anomaly_map"})]
+    with pytest.raises(ValueError, match=r"INT8_ACQ judges by labels, .* give a metric of scores"):
+        model._compress_ov_model(SimpleNamespace(outputs=outputs), CompressionType.INT8_ACQ)
 
 
 def test_operator_set(monkeypatch, tmp_path):
@@ -179,6 +213,16 @@ def test_what_cannot_be_compressed_is_refused(model, exported, root, compression
     datamodule = tiny_data(root, **arguments) if arguments else None
     with pytest.raises(ValueError, match=message):
         model._compress_ov_model(inferred, CompressionType(compression), datamodule)
+
+
+def test_images_to_quantize_with_are_read_as_in_training(model, exported, root, monkeypatch):
+    """In its range, whatever they would need themselves."""
+    monkeypatch.setattr(mixin, "quantize", lambda *_: "quantized")
+    monkeypatch.setattr(model, "bit_depth", 14)
+    datamodule = tiny_data(root)
+    with pytest.warns(UserWarning, match="8 validation images"):
+        model._compress_ov_model(openvino.Core().read_model(exported("openvino")), CompressionType.INT8_PTQ, datamodule)
+    assert datamodule.val_data.bit_depth == 14
 
 
 def test_accuracy_needs_anomalous_test_images():

@@ -28,4 +28,4 @@ def made_up(num_categories=3, num_concepts=4, plain=True, seed=0):
             "alarm": raw - 0.1 * category > 0.5,
         }
     )
-    return Collected(images, images, number, num_concepts, names, 0.5)
+    return Collected(images, images, number, num_concepts, names, 0.5, np.linspace(0.2, 0.6, 30, dtype=np.float32))

@@ -102,7 +102,7 @@ def mistakes(tmp_path_factory):
     model.post_processor.image_max.fill_(1.0)
     for masks in (True, False):
         datamodule = tiny_data(tiny_root(folder / str(masks), masks=masks, size=(40, 20)))
-        set_up(datamodule, model.input_size)
+        set_up(datamodule, model)
         samples = datamodule.test_data.samples
         chosen = pd.DataFrame({"path": samples["image_path"], "anomalous": samples["label_index"].astype(float)})
         chosen = chosen.assign(category="nut", concept=3, score=0.25).iloc[[0, -1]].sort_values("anomalous")

@@ -10,6 +10,7 @@ from anomalib.data import Folder, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from torchvision.transforms.v2 import RandomErasing
 
+from anomalib_vqflow.post_processor import SeparatingPostProcessor
 from anomalib_vqflow.report.collect import collect, image_threshold, uncalibrated_scores
 from anomalib_vqflow.report.sources import SourceError, set_up
 from tests.data.folders import make_category
@@ -35,7 +36,7 @@ def trained(root, tmp_path_factory):
 
 def tiny_data_ready(root, model, **arguments):
     datamodule = tiny_data(root, **arguments)
-    set_up(datamodule, model.input_size)
+    set_up(datamodule, model)
     return datamodule
 
 
@@ -55,6 +56,20 @@ def test_decisions_are_those_of_anomalib(trained, collected):
     assert len(labels) == 9
 
 
+def test_decisions_are_those_of_the_concepts(trained, root):
+    """Where concepts have thresholds of their own, an image is held against that of its concept."""
+    model, datamodule = trained[0], tiny_data_ready(root, trained[0])
+    post_processor = model.post_processor
+    offsets = torch.tensor([-1000.0, 1000.0]).repeat(2)
+    post_processor.image_offsets = offsets
+    try:
+        test = collect(model, datamodule, 100).test
+    finally:
+        post_processor.image_offsets = torch.zeros(0)
+
+    assert (test["alarm"] == (offsets[test["concept"].to_numpy()] < 0).numpy()).all()
+
+
 @pytest.mark.parametrize("sensitivity", [0.4, 0.5, 0.6])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_threshold_is_that_of_the_post_processor(sensitivity, normalize):
@@ -72,6 +87,7 @@ def test_no_threshold():
     """Without post-processor or thresholding there is no threshold."""
     assert math.isnan(image_threshold(None))
     assert math.isnan(image_threshold(PostProcessor(enable_thresholding=False)))
+    assert math.isnan(image_threshold(SeparatingPostProcessor()))
 
 
 def test_every_image_is_there_once(collected):
@@ -119,7 +135,7 @@ def test_shares_are_evenly_drawn(trained, collected, root, largest):
 def test_random_augmentation_is_left_out(trained, collected, root):
     """Training images are seen as test images are, without what makes them random in training."""
     datamodule = tiny_data(root, train_augmentations=RandomErasing(p=1.0, scale=(0.5, 0.6)))
-    set_up(datamodule, trained[0].input_size)
+    set_up(datamodule, trained[0])
     again = collect(trained[0], datamodule, 100)
     assert np.allclose(again.train["distance"], collected.train["distance"])
 
@@ -129,7 +145,7 @@ def test_data_without_categories(trained, root):
     datamodule = Folder(
         "bolt", "train/good", root / "bolt", "test/hole", "test/good", num_workers=0, val_split_mode="same_as_test"
     )
-    set_up(datamodule, trained[0].input_size)
+    set_up(datamodule, trained[0])
     collected = collect(trained[0], datamodule, 100)
     assert collected.categories == []
     assert set(collected.test["category"]) == {""}

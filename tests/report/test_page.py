@@ -6,6 +6,7 @@ import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -66,7 +67,7 @@ def page():
     test = images.assign(anomalous=[*normal, *anomalous], score=0.5, plain=0.5, alarm=[True, True, False, False, True])
     card = Card(f"Card {EVIL}", EVIL, mosaic([Image.new("RGB", (8, 8))]), [f"map {EVIL}"], [f"a/{EVIL}.png"])
     plots = dict.fromkeys(("concepts", "misses", "scores", "codes", *CONFUSION), b"\x89PNG")
-    collected = Collected(images[:3], test, 12, 32, [EVIL, "nut"], 0.4567)
+    collected = Collected(images[:3], test, 12, 32, [EVIL, "nut"], 0.4567, np.zeros(0, np.float32))
     return render_page(EVIL, collected, {"concepts": [card], "misses": [card, card]}, plots)
 
 
@@ -244,3 +245,12 @@ def test_parts_of_different_layout(model, tmp_path):
     )
     _, outline = report(model, datamodule, tmp_path / "report")
     assert "4 normal, 4 anomalous" in headings(outline)
+
+
+def test_rates_are_shown_where_validation_images_are_not_tested(model, tmp_path):
+    """Thresholds by held-out images are compared with the test images; by test images, that would prove nothing."""
+    root = tiny_root(tmp_path / "products")
+    plots, _ = report(model, tiny_data(root, val_split_mode="from_train"), tmp_path / "held out")
+    assert "rates" in plots
+    plots, _ = report(model, tiny_data(root), tmp_path / "tested")
+    assert "rates" not in plots

@@ -10,8 +10,9 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
+from anomalib_vqflow.conformal import conformal_limit
 from anomalib_vqflow.report.cards import GAP, SIDE, Card, mosaic
-from anomalib_vqflow.report.plots import label, plot_cards, plot_codes, plot_confusion, plot_scores
+from anomalib_vqflow.report.plots import label, plot_cards, plot_codes, plot_confusion, plot_rates, plot_scores
 from tests.tiny import tiny_torch_model
 
 from .tables import LONG_NAME, made_up
@@ -155,6 +156,23 @@ def used(model):
     model(torch.rand(4, 3, 64, 64))
     codebooks = [model.concept.codebook, *model.pattern_codebooks]
     return [codebook.code_counts.double().numpy() for codebook in codebooks]
+
+
+def test_rates():
+    """One line is what is promised, the other the share of normal test images above the limits of these rates."""
+    collected = made_up()
+    figure = plot_rates(collected.held_out, collected.test)
+    check_inside(figure)
+
+    promised, measured = (line.get_xydata() for line in figure.axes[0].lines)
+
+    assert np.array_equal(promised[:, 0], promised[:, 1])
+    assert promised[:, 0].min() == pytest.approx(1 / 31)
+    normal = collected.test.loc[collected.test["anomalous"] == 0, "score"]
+    for rate, share in measured:
+        limit = conformal_limit(torch.from_numpy(collected.held_out), rate).threshold.item()
+        assert share == (normal > limit).mean()
+    assert 0 <= measured[:, 1].min() < measured[:, 1].max() < 1
 
 
 @pytest.mark.parametrize("use_patterns", [False, True])

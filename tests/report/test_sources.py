@@ -7,7 +7,9 @@ import yaml
 from anomalib.models import Padim
 
 from anomalib_vqflow.report.__main__ import main
+from anomalib_vqflow.report.sources import SourceError, load_model, set_up
 from tests.data.folders import make_category
+from tests.tiny import tiny_data
 
 
 def block(root):
@@ -72,6 +74,17 @@ def test_broken_image(run, tmp_path, refusal):
     make_category(tmp_path, "nut")
     (tmp_path / "nut" / "test" / "good" / "000.png").write_bytes(b"no image")
     assert "000.png" in refusal(run[0], "--root", tmp_path)
+
+
+def test_images_are_read_in_the_range_of_the_training(run, monkeypatch):
+    """Images of 16 bits are as bright as they were to the model."""
+    model, datamodule = load_model(run[0]), tiny_data(run[1])
+    monkeypatch.setattr(model, "bit_depth", 14)
+    set_up(datamodule, model)
+    assert datamodule.train_data.bit_depth == datamodule.test_data.bit_depth == 14
+    monkeypatch.setattr(datamodule, "bit_depth", 16)
+    with pytest.raises(SourceError, match="16 bits, but those of the model's training used 14"):
+        set_up(datamodule, model)
 
 
 def test_no_test_images(run, tmp_path, refusal):
