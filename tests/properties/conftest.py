@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Profiles: ``ci`` always tries the same few examples; ``--hypothesis-profile=long tests/properties`` tries many."""
+"""Profiles: ``ci`` always tries the same few examples, in less than a minute; ``long`` tries many others.
+
+``pytest tests/properties --hypothesis-profile=long`` tries 10,000 of each kind, or as many as ``PROPERTY_EXAMPLES``
+says, and a hundredth of that many trainings.
+"""
 
 import os
 
