@@ -105,7 +105,7 @@ def choose_categories(categories: Sequence[str] | str, known: Sequence[str]) -> 
         The chosen names, each once, in the given order.
 
     Raises:
-        ValueError: If a name is unknown, or none is given.
+        ValueError: If a name is unknown, none is given, or something else than names.
 
     Example:
         >>> choose_categories("all", ["bottle", "screw"])
@@ -114,12 +114,12 @@ def choose_categories(categories: Sequence[str] | str, known: Sequence[str]) -> 
         Traceback (most recent call last):
         ValueError: Unknown categories ['nut']; choose from ['bottle', 'screw'], or 'all'.
     """
-    wanted = [categories] if isinstance(categories, str) else list(categories)
+    wanted = _as_list(categories)
+    if not wanted or not all(isinstance(name, str) for name in wanted):
+        msg = f"Expected `categories` to be 'all', or names such as {first_names(known)}, got {categories!r}."
+        raise ValueError(msg)
     if _all_wanted(categories):
         return list(known)
-    if not wanted:
-        msg = f"Expected at least one category, got none; choose from {list(known)}, or 'all'."
-        raise ValueError(msg)
     if unknown := [name for name in wanted if name not in known]:
         msg = f"Unknown categories {unknown}; choose from {list(known)}, or 'all'."
         raise ValueError(msg)
@@ -179,7 +179,15 @@ def _keep_test_images() -> None:
 
 
 def _all_wanted(categories: Sequence[str] | str) -> bool:
-    return categories == ALL or list(categories) == [ALL]
+    return _as_list(categories) == [ALL]
+
+
+def _as_list(categories: Sequence[str] | str) -> list[str]:
+    """Put names into a list, and whatever has no parts, too."""
+    try:
+        return [categories] if isinstance(categories, str) else list(categories)
+    except TypeError:
+        return [categories]  # type: ignore[list-item]
 
 
 def _takes_category(cls: object) -> bool:

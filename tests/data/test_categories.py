@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import warnings
 
+import numpy as np
 import pytest
 
 from anomalib_vqflow.data.categories import choose_categories, dataset_categories, folder_categories
@@ -45,10 +46,11 @@ def test_unknown_category_lists_the_known_ones():
         choose_categories(["nut", "bolt"], ["nut", "screw"])
 
 
-def test_no_category_raises():
-    """An empty list of categories is refused."""
-    with pytest.raises(ValueError, match="at least one category"):
-        choose_categories([], ["nut"])
+@pytest.mark.parametrize("categories", [[], (), None, 3, 0.5, ["nut", 3], [["nut"]], np.array(2), object()])
+def test_what_names_no_category_is_refused(categories):
+    """An empty list of categories, and whatever is no list of names, is refused by the argument's name."""
+    with pytest.raises(ValueError, match="`categories` to be 'all', or names such as nut, got"):
+        choose_categories(categories, ["nut"])
 
 
 def test_missing_empty_and_wrong_root_are_told_apart(tmp_path):
