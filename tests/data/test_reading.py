@@ -9,7 +9,6 @@ import torch
 from PIL import ExifTags, Image
 
 from anomalib_vqflow.data.reading import (
-    find_images,
     inspect_mask,
     opened,
     read_header,
@@ -209,12 +208,18 @@ def test_masks_are_upright(tmp_path, orientation):
     assert torch.equal(read_mask(tmp_path / "a.png"), torch.from_numpy(DEFECT))
 
 
-def test_images_are_found_in_subfolders(tmp_path):
-    """Every file whose name says that it is an image is listed in order, but hidden ones; a file stands for itself."""
-    for name in ("b.PNG", "a/c.jpeg", "a/b/d.tga", ".hidden.png", "notes.txt"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-    assert [str(p.relative_to(tmp_path)) for p in find_images(tmp_path)] == ["a/b/d.tga", "a/c.jpeg", "b.PNG"]
-    assert find_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+def test_whatever_error_comes_of_a_broken_file_tells_its_path(tmp_path):
+    """Pillow raises other errors than those of files, such as at a second frame that is cut off."""
+    path = tmp_path / "a.gif"
+    frames = [Image.fromarray(np.full((HEIGHT, WIDTH), gray, np.uint8)) for gray in (0, 255)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    content = path.read_bytes()
+    kinds = set()
+    for end in range(len(content)):
+        path.write_bytes(content[:end])
+        try:
+            read_image(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            kinds.add(type(error.__cause__))
+    assert IndexError in kinds
