@@ -29,10 +29,13 @@ def example():
 
 @pytest.fixture(scope="module")
 def unlabeled(root, tmp_path_factory):
-    """The checkpoint of a model that was trained without validation images."""
-    engine = tiny_engine(tmp_path_factory.mktemp("unlabeled"))
-    engine.fit(tiny_model(), datamodule=tiny_data(root, val_split_mode="none"))
-    return engine.best_model_path
+    """The checkpoint of a model that has no threshold, as one in the middle of a training."""
+    folder, model = tmp_path_factory.mktemp("unlabeled"), tiny_model()
+    engine = tiny_engine(folder)
+    engine.fit(model, datamodule=tiny_data(root))
+    model.post_processor.reset_()
+    engine.trainer.save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
 
 
 @pytest.fixture

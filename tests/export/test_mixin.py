@@ -150,9 +150,10 @@ def test_a_model_that_was_never_trained_is_told(tmp_path, model):
 
 @pytest.fixture(scope="module")
 def unlabeled(folder, root):
-    """A model that was trained without validation images, so that it has no threshold."""
+    """A model that has no threshold, as one in the middle of a training."""
     model = tiny_model()
-    tiny_engine(folder / "unlabeled").fit(model, datamodule=tiny_data(root, val_split_mode="none"))
+    tiny_engine(folder / "unlabeled").fit(model, datamodule=tiny_data(root))
+    model.post_processor.reset_()
     return model.eval()
 
 
