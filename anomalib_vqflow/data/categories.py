@@ -4,7 +4,8 @@
 import inspect
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import anomalib.data
@@ -135,16 +136,25 @@ def setup_datamodule(datamodule: AnomalibDataModule) -> None:
 
     Args:
         datamodule: Single-category datamodule.
+
+    Raises:
+        ValueError: If anomalib fails to make synthetic anomalies, as it does at tiny images.
     """
     if datamodule.test_split_mode == TestSplitMode.NONE:
         datamodule._create_test_split = _keep_test_images  # type: ignore[method-assign]  # noqa: SLF001
-    if int(pd.__version__.split(".")[0]) < 3:
-        datamodule.setup()
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*future.infer_string")  # the option ends with pandas 4
-        with pd.option_context("future.infer_string", False):  # noqa: FBT003
+    try:
+        with _text_columns():
             datamodule.setup()
+    except RuntimeError as error:
+        modes = ("test_split_mode", "val_split_mode")
+        synthetic = [f"`{name}` 'synthetic'" for name in modes if getattr(datamodule, name).value == "synthetic"]
+        if not synthetic:
+            raise
+        msg = (
+            f"anomalib cannot make anomalies of images of category {datamodule.category!r} ({error}), as it should by "
+            f"{' and '.join(synthetic)}; those of less than 32 pixels are too small. Choose another mode."
+        )
+        raise ValueError(msg) from error
 
 
 def leave_out_anomalous(train_data: AnomalibDataset, category: str) -> None:
@@ -172,6 +182,18 @@ def data_for_test(datamodule: AnomalibDataModule) -> AnomalibDataset:
     if type(datamodule).test_dataloader is AnomalibDataModule.test_dataloader:
         return datamodule.test_data
     return datamodule.test_dataloader().dataset
+
+
+@contextmanager
+def _text_columns() -> Iterator[None]:
+    """Have text columns as they were before pandas 3."""
+    if int(pd.__version__.split(".")[0]) < 3:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*future.infer_string")  # the option ends with pandas 4
+        with pd.option_context("future.infer_string", False):  # noqa: FBT003
+            yield
 
 
 def _keep_test_images() -> None:

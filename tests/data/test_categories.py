@@ -3,8 +3,15 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
-from anomalib_vqflow.data.categories import choose_categories, dataset_categories, folder_categories
+from anomalib_vqflow.data.categories import (
+    choose_categories,
+    dataset_categories,
+    folder_categories,
+    setup_datamodule,
+)
+from anomalib_vqflow.data.category_folder import CategoryFolder
 
 from .folders import make_category
 
@@ -95,3 +102,27 @@ def test_root_without_categories_tells_what_it_has(tmp_path):
 
     with pytest.raises(ValueError, match="found none, but line1; check `root`"):
         folder_categories(tmp_path, "all", {})
+
+
+@pytest.mark.parametrize("name", ["test_split_mode", "val_split_mode"])
+def test_synthetic_anomalies_of_tiny_images_are_refused_by_their_argument(tmp_path, name):
+    """Where anomalib fails to draw on images of a few pixels, an error tells the category and the mode."""
+    torch.manual_seed(0)
+    datamodule = CategoryFolder(make_category(tmp_path, "nut", train=24, good=24, size=(4, 4)), **{name: "synthetic"})
+
+    with pytest.raises(ValueError, match=f"'nut' .* `{name}` 'synthetic'; those of less than 32 pixels"):
+        setup_datamodule(datamodule)
+
+
+def test_other_errors_of_datasets_stay_what_they_are(tmp_path, monkeypatch):
+    """An error that has nothing to do with synthetic anomalies passes."""
+    datamodule = CategoryFolder(make_category(tmp_path, "nut"))
+
+    def fail():
+        msg = "no memory"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(datamodule, "setup", fail)
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        setup_datamodule(datamodule)
