@@ -51,9 +51,9 @@ def white_of(image: ImageFile) -> int:
     if image.format == "PNG":
         return 65535 if "16" in str(args) else 255
     bits = 8
-    if image.format == "JPEG2000" and image.fp is not None:
-        image.fp.seek(0)
-        start = image.fp.read(1024)
+    if image.format == "JPEG2000":
+        image.fp.seek(0)  # type: ignore[union-attr]
+        start = image.fp.read(1024)  # type: ignore[union-attr]
         header = start.find(b"ihdr")
         bits = (start[header + 14 if header >= 0 else start.find(b"\xff\x4f\xff\x51") + 42] & 0x7F) + 1
     elif tags := getattr(image, "tag_v2", None):

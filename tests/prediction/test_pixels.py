@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from anomalib_vqflow.data import read_image
-from anomalib_vqflow.prediction.pixels import read, resize
+from anomalib_vqflow.prediction.pixels import read
 
 RNG = np.random.default_rng(0)
 COLOR = RNG.integers(0, 256, (12, 18, 3), dtype=np.uint8)
