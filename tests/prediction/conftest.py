@@ -27,8 +27,10 @@ def images(tmp_path):
 
 @pytest.fixture(scope="package")
 def exported(trained, tmp_path_factory):
-    """The trained model as an exported one, ``model.xml``."""
-    return trained[0].to_openvino(tmp_path_factory.mktemp("exported"), onnx_kwargs={"verbose": False})
+    """The trained model as exported ones: ``model.xml`` and ``model.onnx``."""
+    folder = tmp_path_factory.mktemp("exported")
+    onnx = trained[0].to_onnx(folder, verbose=False)
+    return trained[0].to_openvino(folder, onnx_kwargs={"verbose": False}), onnx
 
 
 @pytest.fixture

@@ -266,8 +266,8 @@ def test_all_models_of_a_training_agree(exported, trained, root, predict, tmp_pa
     """Checkpoint, OpenVINO and ONNX file tell the scores, labels, concepts and defects that the model tells."""
     monkeypatch.chdir(tmp_path)  # OpenVINOInferencer writes its cache into the working directory
     model, _, checkpoint = trained
-    infer = OpenVINOInferencer(exported, device="CPU", config=FP32).predict
-    tables = [predict(path, root)[1] for path in (checkpoint, exported, exported.with_suffix(".onnx"))]
+    infer = OpenVINOInferencer(exported[0], device="CPU", config=FP32).predict
+    tables = [predict(path, root)[1] for path in (checkpoint, *exported)]
     assert len(tables[0]) == len(list(root.rglob("*.png")))
     for row, *others in zip(*tables, strict=True):
         expected = model.cpu().eval()(read_image(row["path"], as_tensor=True)[None])
