@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from anomalib_vqflow.prediction.evaluation import DASH, auroc, evaluate, format_table
@@ -17,8 +18,10 @@ from tests.data.folders import make_category, make_image
 from tests.tiny import tiny_data, tiny_engine, tiny_model
 
 
-def result(category, is_anomalous, score, label=None, failure=None):
-    return Result(Source(Path("a.png"), PurePath("a.png"), category, is_anomalous), failure, score, label)
+def result(category, truth, score, label=None, failure=None):
+    """Make a result; truth and label are "good" or "bad"."""
+    source = Source(Path("a.png"), PurePath("a.png"), category, truth == "bad")
+    return Result(source, failure, score, None if label is None else label == "bad")
 
 
 def test_auroc_is_that_of_scikit_learn():
@@ -31,8 +34,8 @@ def test_auroc_is_that_of_scikit_learn():
 
 def test_a_category_without_normal_or_anomalous_images_is_not_evaluable():
     """It is no part of the means, and has dashes in the table."""
-    results = [result("a", False, 0.2, False), result("a", True, 0.7, True)]
-    results += [result("b", True, 0.8, False), result("c", False, 0.9, True)]
+    results = [result("a", "good", 0.2, "good"), result("a", "bad", 0.7, "bad")]
+    results += [result("b", "bad", 0.8, "good"), result("c", "good", 0.9, "bad")]
     found = evaluate(results)
     assert math.isnan(found["b"].auroc)
     assert math.isnan(found["c"].f1_score)
@@ -45,7 +48,7 @@ def test_a_category_without_normal_or_anomalous_images_is_not_evaluable():
 
 def test_without_a_threshold_there_is_an_auroc_only():
     """And what was left out does not count."""
-    results = [result("a", False, 0.2), result("a", True, 0.7), result("a", True, math.nan, failure="broken")]
+    results = [result("a", "good", 0.2), result("a", "bad", 0.7), result("a", "bad", math.nan, failure="broken")]
     found = evaluate(results)
     assert (found["a"].normal, found["a"].anomalous, found["a"].auroc) == (1, 1, 1)
     assert format_table(found).splitlines()[-1].split() == ["a", "1", "1", "1.000", DASH, DASH, DASH]
@@ -53,15 +56,25 @@ def test_without_a_threshold_there_is_an_auroc_only():
 
 def test_one_category_needs_no_mean():
     """It equals it."""
-    assert "macro" not in format_table(evaluate([result("a", False, 0.2), result("a", True, 0.7)]))
+    assert "macro" not in format_table(evaluate([result("a", "good", 0.2), result("a", "bad", 0.7)]))
 
 
 def test_nothing_has_no_quality():
     """As where all images are broken."""
-    assert evaluate([result("a", True, math.nan, failure="broken")]) == {}
+    assert evaluate([result("a", "bad", math.nan, failure="broken")]) == {}
 
 
-def test_quality_is_that_of_our_evaluator(root, trained, tmp_path):
+@pytest.fixture
+def wide(trained, tmp_path):
+    """The checkpoint of a model whose normalization cuts no score off; what is cut off is equal."""
+    checkpoint = torch.load(trained[-1], weights_only=True)
+    checkpoint["state_dict"]["post_processor.image_min"].fill_(-1)
+    checkpoint["state_dict"]["post_processor.image_max"].fill_(1)
+    torch.save(checkpoint, tmp_path / "wide.ckpt")
+    return tmp_path / "wide.ckpt"
+
+
+def test_quality_is_that_of_our_evaluator(wide, tmp_path):
     """Image AUROC and F1 per category, macro and pooled, on images that are hard to tell apart."""
     products = tmp_path / "products"
     for name in ("bolt", "nut"):
@@ -70,10 +83,10 @@ def test_quality_is_that_of_our_evaluator(root, trained, tmp_path):
             for index, value in enumerate(values):
                 make_image(products / name / "test" / kind / f"{index:03}.png", value + 3 * len(name))
     model = tiny_model()
-    tiny_engine(tmp_path).test(model, datamodule=tiny_data(products), ckpt_path=trained[-1])
+    tiny_engine(tmp_path).test(model, datamodule=tiny_data(products), ckpt_path=wide)
     expected = model.evaluator.results
     sources = find_test_images([str(products)])
-    found = evaluate(score_images(load_model(Path(trained[-1])), sources))
+    found = evaluate(score_images(load_model(wide), sources))
     assert [*found] == [*expected.index]
     for name, quality in found.items():
         row = expected.loc[name]

@@ -50,20 +50,14 @@ def test_categories_are_named_by_their_folder(tmp_path):
     for root in ("a", "b"):
         for name in ("bolt", "nut"):
             make_category(tmp_path / root, name, good=1, defect=1)
-    assert labels(tmp_path / "a" / "bolt") == {
-        "test/good/000.png": ("bolt", False),
-        "test/hole/000.png": ("bolt", True),
-    }
-    assert {category for category, _ in labels(tmp_path / "a").values()} == {"bolt", "nut"}
-    assert {category for category, _ in labels(tmp_path / "a" / "bolt", tmp_path / "a" / "nut").values()} == {
-        "bolt",
-        "nut",
-    }
-    assert {category for category, _ in labels(tmp_path / "a", tmp_path / "b" / "nut").values()} == {
-        "a/bolt",
-        "a/nut",
-        "b/nut",
-    }
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert labels(a / "bolt") == {"test/good/000.png": ("bolt", False), "test/hole/000.png": ("bolt", True)}
+    for places, expected in (
+        ([a], {"bolt", "nut"}),
+        ([a / "bolt", a / "nut"], {"bolt", "nut"}),
+        ([a, b / "nut"], {"a/bolt", "a/nut", "b/nut"}),
+    ):
+        assert {category for category, _ in labels(*places).values()} == expected
 
 
 @pytest.mark.parametrize(
