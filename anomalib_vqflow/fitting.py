@@ -98,7 +98,7 @@ class FittingMixin(BatchMixin):
 
     @torch.no_grad()
     def _set_thresholds_by_training_images(self, post: SeparatingPostProcessor) -> None:
-        for features in self._some_features():
+        for features in self._some_features(self.trainer.global_rank, self.trainer.world_size):
             count = len(features.semantic)
             images = torch.zeros(count, 3, *self.model.input_size, device=self.device)
             prediction = self.model(images, features)
@@ -116,11 +116,12 @@ class FittingMixin(BatchMixin):
     def _is_fitting(self) -> bool:
         return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
-    def _some_features(self) -> Iterator[Features]:
-        """Yield what the backbone sees in up to 1,024 of the training images, evenly drawn."""
+    def _some_features(self, process: int = 0, num_processes: int = 1) -> Iterator[Features]:
+        """Yield what the backbone sees in up to 1,024 of the training images, evenly drawn, or a process's share."""
         loader = cast("DataLoader", self.trainer.train_dataloader)
         dataset = cast("Sized", loader.dataset)
         chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), NUM_FIT_IMAGES)).round().astype(int).tolist()
+        chosen = chosen[process::num_processes]
         with isolate_rng():  # augmentations and loaders draw from the generators; the training must not notice
             for batch in DataLoader(
                 Subset(loader.dataset, chosen),

@@ -75,4 +75,4 @@ class NormalScores(Metric):
 
     def compute(self) -> Tensor:
         """Give score, highest value of the map, and concept of each image, shape ``(n, 3)``."""
-        return dim_zero_cat(self.rows) if self.rows else torch.zeros(0, 3)
+        return dim_zero_cat(self.rows) if len(self.rows) else torch.zeros(0, 3)

@@ -135,16 +135,29 @@ def setup_datamodule(datamodule: AnomalibDataModule) -> None:
 
     Args:
         datamodule: Single-category datamodule.
+
+    Raises:
+        ValueError: If a link below its root is broken, of which anomalib does not tell which one.
+        FileNotFoundError: If another file is missing.
     """
     if datamodule.test_split_mode == TestSplitMode.NONE:
         datamodule._create_test_split = _keep_test_images  # type: ignore[method-assign]  # noqa: SLF001
-    if int(pd.__version__.split(".")[0]) < 3:
-        datamodule.setup()
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*future.infer_string")  # the option ends with pandas 4
-        with pd.option_context("future.infer_string", False):  # noqa: FBT003
+    try:
+        if int(pd.__version__.split(".")[0]) < 3:
             datamodule.setup()
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*future.infer_string")  # the option ends with pandas 4
+            with pd.option_context("future.infer_string", False):  # noqa: FBT003
+                datamodule.setup()
+    except FileNotFoundError as error:
+        root = getattr(datamodule, "root", None)
+        paths = sorted(Path(root).rglob("*")) if root else []
+        broken = [str(path) for path in paths if path.is_symlink() and not path.exists()]
+        if not broken:
+            raise
+        msg = f"{len(broken)} links are broken; repair or remove them: {first_names(broken)}."
+        raise ValueError(msg) from error
 
 
 def leave_out_anomalous(train_data: AnomalibDataset, category: str) -> None:

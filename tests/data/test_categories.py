@@ -2,8 +2,14 @@
 import warnings
 
 import pytest
+from anomalib.data import Folder
 
-from anomalib_vqflow.data.categories import choose_categories, dataset_categories, folder_categories
+from anomalib_vqflow.data.categories import (
+    choose_categories,
+    dataset_categories,
+    folder_categories,
+    setup_datamodule,
+)
 
 from .folders import make_category
 
@@ -93,3 +99,14 @@ def test_root_without_categories_tells_what_it_has(tmp_path):
 
     with pytest.raises(ValueError, match="found none, but line1; check `root`"):
         folder_categories(tmp_path, "all", {})
+
+
+def test_a_broken_link_in_a_dataset_of_anomalib_is_named(tmp_path):
+    """Where anomalib only says that paths are missing, the link is told; another missing file is anomalib's to tell."""
+    category = make_category(tmp_path, "nut")
+    (category / "train" / "good" / "x.png").symlink_to("/nowhere")
+
+    with pytest.raises(ValueError, match=r"1 links are broken.*train/good/x\.png"):
+        setup_datamodule(Folder("nut", root=category, normal_dir="train/good"))
+    with pytest.raises(FileNotFoundError, match="train/gut"):
+        setup_datamodule(Folder("nut", root=tmp_path / "other", normal_dir="train/gut"))
