@@ -40,5 +40,5 @@ def load_model(path: Path, device: str | None = None, precision: str = "f32", nu
 
         return TrainedModel(path, device, precision, num_threads)
     except ImportError as error:
-        msg = f"{path} needs a library that is not installed ({error}): pip install anomalib-vqflow"
+        msg = f"{path} needs a library that is not installed ({error}); install it."
         raise ModelError(msg) from error
