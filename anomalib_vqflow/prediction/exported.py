@@ -141,7 +141,10 @@ def _find_threshold(model: openvino.Model) -> float | None:
     """Find the constant that the score is compared with for its label; None if there is none."""
     for output in model.outputs:
         if LABEL in output.get_names():
-            inputs = output.get_node().input_value(0).get_node().input_values()
-            constants = [value.get_node() for value in inputs if value.get_node().get_type_name() == "Constant"]
+            comparison = output.get_node().input_value(0).get_node()
+            inputs = [value.get_node() for value in comparison.input_values()]
+            # FP16 models convert their constants back to FP32.
+            nodes = [n.input_value(0).get_node() if n.get_type_name() == "Convert" else n for n in inputs]
+            constants = [node for node in nodes if node.get_type_name() == "Constant"]
             return float(constants[0].get_data().item()) if constants else None
     return None

@@ -107,10 +107,12 @@ def _finish(
     """Find the defects in an image, and write its files."""
     if threshold is not None:
         prediction = prediction.held_against(threshold)
-    regions, size = None, pixels.shape[1::-1]
+    regions: list[Region] | None = None
+    size = pixels.shape[1::-1]
     if prediction.mask is not None:
-        mask = _enlarge(prediction.mask, size)
-        regions = find_regions(mask, _enlarge(prediction.anomaly_map, size))
+        regions, mask = [], _enlarge(prediction.mask, size)
+        if prediction.mask.any():  # most images are normal, and large ones take a while
+            regions = find_regions(mask, _enlarge(prediction.anomaly_map, size))
         if folders.masks:
             write_mask(target_of(folders.masks, source.name, ".png"), mask)
     if folders.heat_maps:

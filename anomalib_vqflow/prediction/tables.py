@@ -57,7 +57,7 @@ def _json_of(result: Result, tells_concept: bool) -> dict[str, object]:
         "path": str(result.source.path),
         "score": round(result.score, DIGITS),
         "label": LABELS[result.label],
-        "threshold": result.threshold,
+        "threshold": None if result.threshold is None else round(result.threshold, DIGITS),
         **({CONCEPT: result.concept} if tells_concept else {}),
         "regions": None if regions is None else [region._asdict() for region in regions],
     }

@@ -9,7 +9,7 @@ from openvino import opset13 as ops
 from PIL import Image
 
 
-def write_toy(path, concept=None, shape=(-1, 3, -1, -1), threshold=0.5, drop=()):
+def write_toy(path, concept=None, shape=(-1, 3, -1, -1), threshold=0.5, drop=(), half=False):
     """Write a model that scores an image by its mean; its concept, a tensor or an output, is its brightest value."""
     image = ops.parameter(list(shape), np.float32, name="input")
     score = ops.reduce_mean(image, np.array([1, 2, 3]), keep_dims=False)
@@ -26,7 +26,7 @@ def write_toy(path, concept=None, shape=(-1, 3, -1, -1), threshold=0.5, drop=())
     for name, node in outputs.items():
         node.output(0).set_names({name})
     results = [node for name, node in outputs.items() if name not in drop] + ([index] if concept == "output" else [])
-    openvino.save_model(openvino.Model(results, [image]), path, compress_to_fp16=False)
+    openvino.save_model(openvino.Model(results, [image]), path, compress_to_fp16=half)
     return path
 
 
