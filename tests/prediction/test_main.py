@@ -261,6 +261,18 @@ def test_exported_models_need_neither_torch_nor_anomalib(toy, images, tmp_path):
     assert "needs a library that is not installed (torch is not needed)" in done.stderr
 
 
+def test_checkpoints_go_on_after_a_broken_file(trained, predict, root, tmp_path):
+    """As exports do, with the same files."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not an image")
+    place = root / "bolt" / "test" / "hole"
+    code, rows, printed = predict(trained[-1], broken, place, "--device", "cpu", "--masks", tmp_path / "masks")
+    assert code == 1
+    assert [row["path"] for row in rows] == [str(place / f"{index:03}.png") for index in range(2)]
+    assert f"Left out {broken}: " in printed.err
+    assert len(list((tmp_path / "masks").rglob("*.png"))) == 2
+
+
 @pytest.mark.slow
 def test_all_models_of_a_training_agree(exported, trained, root, predict, tmp_path, monkeypatch):
     """Checkpoint, OpenVINO and ONNX file tell the scores, labels, concepts and defects that the model tells."""

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from anomalib.models import Padim
+from PIL import Image
 
+from anomalib_vqflow.prediction.pixels import UNREADABLE
 from anomalib_vqflow.prediction.predictions import ModelError
 from anomalib_vqflow.prediction.trained import TrainedModel
 from tests.tiny import tiny_engine, tiny_model
@@ -41,6 +43,16 @@ def test_a_model_without_a_threshold_tells_none(trained, root):
     model._model.post_processor.reset_()
     found = model.start(model.read(root / "bolt" / "test" / "good" / "000.png"))()
     assert (found.label, found.threshold, found.mask) == (None, None, None)
+
+
+def test_images_are_read_by_the_range_of_the_training(trained, tmp_path):
+    """Without one, 16 bits are refused."""
+    Image.fromarray(np.full((8, 9), 1365, dtype=np.uint16)).save(tmp_path / "a.png")
+    model = TrainedModel(Path(trained[-1]), device="cpu")
+    with pytest.raises(UNREADABLE, match=r"a\.png .*16 bits"):
+        model.read(tmp_path / "a.png")
+    model._model.bit_depth = 12
+    np.testing.assert_allclose(model.read(tmp_path / "a.png").pixels, np.full((8, 9, 3), 1 / 3), atol=1e-6)
 
 
 def test_threads_are_those_asked_for(trained):
