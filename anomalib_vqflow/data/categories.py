@@ -4,7 +4,8 @@
 import inspect
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import anomalib.data
@@ -105,7 +106,7 @@ def choose_categories(categories: Sequence[str] | str, known: Sequence[str]) -> 
         The chosen names, each once, in the given order.
 
     Raises:
-        ValueError: If a name is unknown, or none is given.
+        ValueError: If a name is unknown, none is given, or something else than names.
 
     Example:
         >>> choose_categories("all", ["bottle", "screw"])
@@ -114,12 +115,12 @@ def choose_categories(categories: Sequence[str] | str, known: Sequence[str]) -> 
         Traceback (most recent call last):
         ValueError: Unknown categories ['nut']; choose from ['bottle', 'screw'], or 'all'.
     """
-    wanted = [categories] if isinstance(categories, str) else list(categories)
+    wanted = _as_list(categories)
+    if not wanted or not all(isinstance(name, str) for name in wanted):
+        msg = f"Expected `categories` to be 'all', or names such as {first_names(known)}, got {categories!r}."
+        raise ValueError(msg)
     if _all_wanted(categories):
         return list(known)
-    if not wanted:
-        msg = f"Expected at least one category, got none; choose from {list(known)}, or 'all'."
-        raise ValueError(msg)
     if unknown := [name for name in wanted if name not in known]:
         msg = f"Unknown categories {unknown}; choose from {list(known)}, or 'all'."
         raise ValueError(msg)
@@ -137,19 +138,15 @@ def setup_datamodule(datamodule: AnomalibDataModule) -> None:
         datamodule: Single-category datamodule.
 
     Raises:
-        ValueError: If a link below its root is broken, of which anomalib does not tell which one.
+        ValueError: If a link below its root is broken, of which anomalib does not tell which one, or if anomalib fails
+            to make synthetic anomalies, as it does at tiny images.
         FileNotFoundError: If another file is missing.
     """
     if datamodule.test_split_mode == TestSplitMode.NONE:
         datamodule._create_test_split = _keep_test_images  # type: ignore[method-assign]  # noqa: SLF001
     try:
-        if int(pd.__version__.split(".")[0]) < 3:
+        with _text_columns():
             datamodule.setup()
-            return
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*future.infer_string")  # the option ends with pandas 4
-            with pd.option_context("future.infer_string", False):  # noqa: FBT003
-                datamodule.setup()
     except FileNotFoundError as error:
         root = getattr(datamodule, "root", None)
         paths = sorted(Path(root).rglob("*")) if root else []
@@ -157,6 +154,16 @@ def setup_datamodule(datamodule: AnomalibDataModule) -> None:
         if not broken:
             raise
         msg = f"{len(broken)} links are broken; repair or remove them: {first_names(broken)}."
+        raise ValueError(msg) from error
+    except RuntimeError as error:
+        modes = ("test_split_mode", "val_split_mode")
+        synthetic = [f"`{name}` 'synthetic'" for name in modes if getattr(datamodule, name).value == "synthetic"]
+        if not synthetic:
+            raise
+        msg = (
+            f"anomalib cannot make anomalies of images of category {datamodule.category!r} ({error}), as it should by "
+            f"{' and '.join(synthetic)}; those of less than 32 pixels are too small. Choose another mode."
+        )
         raise ValueError(msg) from error
 
 
@@ -187,12 +194,32 @@ def data_for_test(datamodule: AnomalibDataModule) -> AnomalibDataset:
     return datamodule.test_dataloader().dataset
 
 
+@contextmanager
+def _text_columns() -> Iterator[None]:
+    """Have text columns as they were before pandas 3."""
+    if int(pd.__version__.split(".")[0]) < 3:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*future.infer_string")  # the option ends with pandas 4
+        with pd.option_context("future.infer_string", False):  # noqa: FBT003
+            yield
+
+
 def _keep_test_images() -> None:
     pass
 
 
 def _all_wanted(categories: Sequence[str] | str) -> bool:
-    return categories == ALL or list(categories) == [ALL]
+    return _as_list(categories) == [ALL]
+
+
+def _as_list(categories: Sequence[str] | str) -> list[str]:
+    """Put names into a list, and whatever has no parts, too."""
+    try:
+        return [categories] if isinstance(categories, str) else list(categories)
+    except TypeError:
+        return [categories]  # type: ignore[list-item]
 
 
 def _takes_category(cls: object) -> bool:

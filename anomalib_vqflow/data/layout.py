@@ -155,7 +155,7 @@ def _read_masks(
         masks.update(matches.masks)
         for split in splits:
             has_some = any(image in matches.masks for kind in kinds[split] for image in kind.images)
-            if has_some or (matches.strays and split == Split.TEST):
+            if has_some or (matches.strays and split == splits[-1]):  # test, or val if it has a folder of its own
                 mask_folders[split] = folder
     return masks, mask_folders
 

@@ -70,6 +70,7 @@ class MultiCategory(AnomalibDataModule):
     Raises:
         ValueError: If no place or two are given, an argument has no effect, a ratio is not between 0 and 1, a bit depth
             is none of such files, or a folder, dataset, category, mode or argument is not known.
+        TypeError: If ``root`` is no path.
 
     Example:
         >>> datamodule = MultiCategory(dataset="MVTecAD", categories=["bottle", "screw"])

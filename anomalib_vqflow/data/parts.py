@@ -36,6 +36,7 @@ def build_parts(
 
     Raises:
         ValueError: If no place or two are given, or an argument is unknown or has no effect.
+        TypeError: If ``root`` is no path.
     """
     if datamodules is not None:
         others = {"root": root, "dataset": dataset, "dataset_args": dataset_args or None}
@@ -49,6 +50,9 @@ def build_parts(
     if root is None:
         msg = "Expected categories, got none of `root`, `dataset` and `datamodules`; give one of them."
         raise ValueError(msg)
+    if not isinstance(root, str | Path):
+        msg = f"Expected `root` to be the path of a folder of categories, got {root!r}."
+        raise TypeError(msg)
     folder = Path(os.path.abspath(root))
     return name_datamodules(folder_categories(folder, categories, {**arguments, **(dataset_args or {})}))
 

@@ -72,8 +72,8 @@ def opened(path: str | PathLike[str]) -> Iterator[ImageFile]:
         # Given a path, Pillow maps uncompressed files into memory, and garbles TIFF that is stored on its side.
         with Path(path).open("rb") as file, Image.open(file) as image:
             yield image
-    except UNREADABLE as error:
-        reason = "no image" if isinstance(error, UnidentifiedImageError) else error
+    except Exception as error:  # Pillow's readers raise almost any at files that are broken
+        reason = "no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         msg = f"cannot read {path} ({reason})"
         raise ValueError(msg) from error
 

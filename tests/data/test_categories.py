@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import warnings
 
+import numpy as np
 import pytest
+import torch
 from anomalib.data import Folder
 
 from anomalib_vqflow.data.categories import (
@@ -10,6 +12,7 @@ from anomalib_vqflow.data.categories import (
     folder_categories,
     setup_datamodule,
 )
+from anomalib_vqflow.data.category_folder import CategoryFolder
 
 from .folders import make_category
 
@@ -51,10 +54,11 @@ def test_unknown_category_lists_the_known_ones():
         choose_categories(["nut", "bolt"], ["nut", "screw"])
 
 
-def test_no_category_raises():
-    """An empty list of categories is refused."""
-    with pytest.raises(ValueError, match="at least one category"):
-        choose_categories([], ["nut"])
+@pytest.mark.parametrize("categories", [[], (), None, 3, 0.5, ["nut", 3], [["nut"]], np.array(2), object()])
+def test_what_names_no_category_is_refused(categories):
+    """An empty list of categories, and whatever is no list of names, is refused by the argument's name."""
+    with pytest.raises(ValueError, match="`categories` to be 'all', or names such as nut, got"):
+        choose_categories(categories, ["nut"])
 
 
 def test_missing_empty_and_wrong_root_are_told_apart(tmp_path):
@@ -110,3 +114,27 @@ def test_a_broken_link_in_a_dataset_of_anomalib_is_named(tmp_path):
         setup_datamodule(Folder("nut", root=category, normal_dir="train/good"))
     with pytest.raises(FileNotFoundError, match="train/gut"):
         setup_datamodule(Folder("nut", root=tmp_path / "other", normal_dir="train/gut"))
+
+
+@pytest.mark.parametrize("name", ["test_split_mode", "val_split_mode"])
+def test_synthetic_anomalies_of_tiny_images_are_refused_by_their_argument(tmp_path, name):
+    """Where anomalib fails to draw on images of a few pixels, an error tells the category and the mode."""
+    torch.manual_seed(0)
+    datamodule = CategoryFolder(make_category(tmp_path, "nut", train=24, good=24, size=(4, 4)), **{name: "synthetic"})
+
+    with pytest.raises(ValueError, match=f"'nut' .* `{name}` 'synthetic'; those of less than 32 pixels"):
+        setup_datamodule(datamodule)
+
+
+def test_other_errors_of_datasets_stay_what_they_are(tmp_path, monkeypatch):
+    """An error that has nothing to do with synthetic anomalies passes."""
+    datamodule = CategoryFolder(make_category(tmp_path, "nut"))
+
+    def fail():
+        msg = "no memory"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(datamodule, "setup", fail)
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        setup_datamodule(datamodule)

@@ -2,7 +2,7 @@
 import pytest
 from PIL import Image
 
-from anomalib_vqflow.data.files import image_suffixes, list_folder, list_images
+from anomalib_vqflow.data.files import find_images, image_suffixes, list_folder, list_images
 
 from .folders import make_image
 
@@ -89,3 +89,14 @@ def test_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match=rf"Cannot list {tmp_path} \(Permission denied\)"):
         list_folder(tmp_path)
+
+
+def test_images_are_found_in_subfolders(tmp_path):
+    """Every file whose name says that it is an image is listed in order, but hidden ones; a file stands for itself."""
+    for name in ("b.PNG", "a/c.jpeg", "a/b/d.tga", ".hidden.png", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    assert [str(p.relative_to(tmp_path)) for p in find_images(tmp_path)] == ["a/b/d.tga", "a/c.jpeg", "b.PNG"]
+    assert find_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]

@@ -169,6 +169,13 @@ def test_folders_of_masks_in_a_split_are_told_where_they_may_be_kinds(nut):
     assert own.endswith("have theirs in " + str(nut() / "test/mask") + ".")
 
 
+def test_validation_images_have_masks_if_their_own_folder_holds_some(nut):
+    """Masks of no image in a folder of their own tell that the validation images should have some."""
+    root = nut("val/hole/7.png", "val/ground_truth/scratch/7.png")
+
+    refused(root, f"Expected a mask in {root / 'val/ground_truth'} for the anomalous image {root / 'val/hole/7.png'}")
+
+
 def test_a_mask_that_lacks_is_looked_for_where_others_are(nut):
     """If a split has masks of its own, an error for one that is missing tells their folder."""
     root = nut("test/mask/cam1/3.png", without=PLAIN[-2:])

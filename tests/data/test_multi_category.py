@@ -461,3 +461,10 @@ def test_items_do_not_carry_their_category(root):
     datamodule.setup()
 
     assert not hasattr(datamodule.train_data[0], "category")
+
+
+@pytest.mark.parametrize("place", [3, 0.5, True, ["products"], b"products", object()])
+def test_a_root_that_is_no_path_is_refused(place):
+    """Whatever is no path is refused by the argument's name."""
+    with pytest.raises(TypeError, match="`root` to be the path of a folder of categories, got"):
+        MultiCategory(place)

@@ -206,3 +206,20 @@ def test_masks_are_upright(tmp_path, orientation):
     image.save(tmp_path / "a.png", exif=image.getexif())
 
     assert torch.equal(read_mask(tmp_path / "a.png"), torch.from_numpy(DEFECT))
+
+
+def test_whatever_error_comes_of_a_broken_file_tells_its_path(tmp_path):
+    """Pillow raises other errors than those of files, such as at a second frame that is cut off."""
+    path = tmp_path / "a.gif"
+    frames = [Image.fromarray(np.full((HEIGHT, WIDTH), gray, np.uint8)) for gray in (0, 255)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    content = path.read_bytes()
+    kinds = set()
+    for end in range(len(content)):
+        path.write_bytes(content[:end])
+        try:
+            read_image(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            kinds.add(type(error.__cause__))
+    assert IndexError in kinds

@@ -17,7 +17,7 @@ COMMON = {
     "phases": (Phase.explicit, Phase.generate, Phase.shrink),
     "suppress_health_check": [HealthCheck.too_slow],
 }
-settings.register_profile("ci", derandomize=True, max_examples=60, **COMMON)
+settings.register_profile("ci", derandomize=True, max_examples=50, **COMMON)
 settings.register_profile("long", max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "10000")), **COMMON)
 settings.load_profile("ci")  # pytest loads the one of its option later
 

@@ -2,12 +2,11 @@
 """Strategies for folders of categories: those that mean the same as the plain layout, and those with odd parts."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 
 from hypothesis import strategies as st
 
 from .plans import PNG, Encoding, Extra, Plan, Sample, save
-
-LOSSY = 0.1
 
 ROLES = {
     "train": ("train", "training"),
@@ -23,20 +22,16 @@ STEMS = ("", "a b", "é", "e\u0301", "日本", "x.y", "IMG_", "100%", "[1]", "-"
 ODD_STEMS = ("", "\udcff", "a\nb", " ", "~", "$")
 CATEGORIES = ("nut", "Bolt", "two words", "train", "ground_truth", "日本", "good", "a.b", "x.png", "é")
 MASK_NAMES = (  # of the first and the second mask of an image
-    *(
-        ("{}", "{}_2"),
-        ("{}_mask", "{}_mask_2"),
-        ("{}-mask", "{}-mask2"),
-        ("{}_gt", "{}_gt_b"),
-        ("{}.mask", "{}.mask.2"),
-    ),
-    *(
-        ("{}_MASK", "{}_MASK_2"),
-        ("{}_1", "{}_2"),
-        ("{}/0", "{}/1"),
-        ("{}/mask", "{}/x/mask"),
-        ("{}_masks/0", "{}_mask"),
-    ),
+    ("{}", "{}_2"),
+    ("{}_mask", "{}_mask_2"),
+    ("{}-mask", "{}-mask2"),
+    ("{}_gt", "{}_gt_b"),
+    ("{}.mask", "{}.mask.2"),
+    ("{}_MASK", "{}_MASK_2"),
+    ("{}_1", "{}_2"),
+    ("{}/0", "{}/1"),
+    ("{}/mask", "{}/x/mask"),
+    ("{}_masks/0", "{}_mask"),
 )
 MASK_PLACES = ("{masks}", "{masks}/{split}", "{split}/{masks}")
 ENCODINGS = {
@@ -162,8 +157,8 @@ def _folders(category):
     return st.sampled_from(sorted(folders))
 
 
-def _image(number=99):
-    return save(Sample(number, "extra", "test", "defect", "").pixels())
+def _image():
+    return save(Sample(99, "extra", "test", "defect", "").pixels())
 
 
 def _file(draw, category):
@@ -179,34 +174,26 @@ def _broken_image(draw, category):
 
 def _stray_image(draw, category):
     """An image where none belongs; in a folder of a kind, it would be one of its images."""
-    places = [
-        category.name,
-        f"{category.name}/overview",
-        "",
-        *("/".join(s.path.split("/")[:2]) for s in category.samples),
-    ]
-    places += [f"{category.name}/{category.folders['masks']}/{end}" for end in ("", "zzz/", "good/")]
-    place = draw(st.sampled_from(sorted(set(places))))
-    category.extras.append(Extra(f"{place}/stray.png".lstrip("/"), _image(), silent=False))
+    folders = category.folders
+    inner = [*folders.values(), f"{folders['masks']}/zzz", f"{folders['masks']}/good", "overview", ""]
+    places = ["", *(f"{category.name}/{folder}" for folder in inner)]
+    place = draw(st.sampled_from(places))
+    category.extras.append(Extra(str(PurePath(place, "stray.png")), _image(), silent=False))
 
 
 def _stray_mask(draw, category):
     """A mask beside an image, or one of no image."""
     sample = draw(st.sampled_from(category.samples))
-    folder = draw(st.sampled_from((sample, *category.samples))).path.rpartition("/")[0]
+    folder, name = sample.path.rpartition("/")[::2]
     if sample.masks and "/" not in category.mask_names[0] and draw(st.booleans()):
-        folder = sample.masks[0].rpartition("/")[0]
-        category.extras.append(Extra(f"{folder}/zzz_mask.png", save(sample.mask()), silent=False))
-    else:
-        stem = sample.path.rpartition("/")[2].rpartition(".")[0]
-        folder = sample.path.rpartition("/")[0]
-        category.extras.append(Extra(f"{folder}/{stem}_mask.png", save(sample.mask()), silent=False))
+        folder, name = sample.masks[0].rpartition("/")[0], "zzz.png"
+    category.extras.append(Extra(f"{folder}/{name.rpartition('.')[0]}_mask.png", save(sample.mask()), silent=False))
 
 
 def _lost_mask(draw, category):
     """One image lacks its mask, though others of its split have theirs."""
     split = draw(st.sampled_from(("test", "val")))
-    masked = [sample for sample in category.samples if sample.masks and sample.split == split]
+    masked = [sample for sample in category.samples if sample.masks and sample.split == split and not sample.lost]
     if len(masked) > 1:
         sample = draw(st.sampled_from(masked))
         category.samples[sample.number] = replace(sample, lost=True, odd=True)

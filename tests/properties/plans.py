@@ -130,8 +130,8 @@ class Item(NamedTuple):
 Items = dict[tuple[str, str], Item]  # by split and path
 
 
-def read(root: Path, **arguments: object) -> Items:
-    """Read all items of a folder by the datamodule."""
+def read(root: object, base: Path | None = None, **arguments: object) -> Items:
+    """Read all items of a folder, with their paths from there or from another, by the datamodule."""
     datamodule = MultiCategory(root, num_workers=0, **arguments)
     datamodule.setup()
     items = {}
@@ -139,7 +139,7 @@ def read(root: Path, **arguments: object) -> Items:
         data = getattr(datamodule, f"{split}_data", ())
         for item in (data[index] for index in range(len(data))):
             mask = None if item.gt_mask is None else item.gt_mask.numpy().astype(bool)
-            path = str(Path(item.image_path).relative_to(root))
+            path = str(Path(item.image_path).relative_to(base or root))
             items[split, path] = Item(not item.gt_label, item.image.numpy().transpose(1, 2, 0), mask)
     return items
 

@@ -13,7 +13,7 @@ from .oracle import Difference, judge
 from .plans import SPLITS, Plan, Sample, two_folders, write_odd
 from .values import ANYTHING
 
-SIDE = 36  # smaller ones are too small for anomalib's synthetic anomalies
+SIDE = 36  # smaller ones are too small, by chance, for anomalib's synthetic anomalies
 NUMBERS = {("train", "good"): 6, ("test", "good"): 3, ("test", "defect"): 4, ("val", "good"): 2, ("val", "defect"): 2}
 
 
@@ -98,6 +98,10 @@ def faults(plan, given, found):
         or (val_mode == "from_test" and start["test"] <= test | val),
         "images in no subset": not own_test or val_mode == "synthetic" or drawn <= val | test,
         "another share": not whole or abs(len(val) - len(whole) * ratio) <= 1 + (val_mode == "from_test"),
+        "another share of test images": has_good
+        or test_mode != "from_dir"
+        or val_mode in {"from_train", "synthetic"}
+        or abs(len(drawn) - len(start["train"]) * float(given.get("test_split_ratio") or 0.2)) <= 1,
         "no validation images, or some": (val_mode == "none") == (not val),
         "other validation images": val == {"from_dir": start["val"], "same_as_test": test}.get(val_mode, val),
     }

@@ -63,8 +63,11 @@ def lacks(result):
     if checkpoint is None:
         yield Difference("no checkpoint", ("checkpoint", "No checkpoint"))
         return
-    if checkpoint["global_step"] != engine.trainer.fit_loop.epoch_loop.global_step:
+    last_step = engine.trainer.fit_loop.epoch_loop.global_step
+    if checkpoint["global_step"] != last_step:
         yield Difference("another step", ("step",))
+    if model._complete_step != last_step:
+        yield Difference("no calibration, or that of another step", ("calibration",))
     for name, value in model.state_dict().items():
         if not torch.equal(value.nan_to_num(7), checkpoint["state_dict"][name].nan_to_num(7)):
             yield Difference(f"another {name}", ("step",))
