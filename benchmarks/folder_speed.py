@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of images from end to end, reading included: our example beside anomalib's own ways.
+"""A folder of images from end to end, reading included: our command beside anomalib's own ways.
 
     python benchmarks/folder_speed.py results/VQFlow/products/v0 images --threads 2
 
 Takes the folder of a run, for its exported model and its checkpoint. The images of the folder are scored by
-``examples/folder_inference.py``, by anomalib's ``OpenVINOInferencer`` one by one (in float32, too), and by
+``vqflow-predict``, by anomalib's ``OpenVINOInferencer`` one by one (in float32, too), and by
 ``Engine.predict`` from the checkpoint, which is what ``anomalib predict`` calls, without visualization; in turn, after
 one run each that does not count. Models are loaded before. Printed are medians; the scores must agree.
 """
 
 import argparse
-import importlib.util
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,26 +20,19 @@ from anomalib.engine import Engine
 from measuring import take_turns
 
 from anomalib_vqflow import VQFlow
+from anomalib_vqflow.prediction.loading import load_model
+from anomalib_vqflow.prediction.pipeline import score_images
+from anomalib_vqflow.prediction.search import find_sources
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "folder_inference.py"
 LARGEST_DIFFERENCE = 1e-3
 
 Scores = dict[Path, float]
 
 
-def by_example(path: Path, folder: Path, num_threads: int) -> Callable[[], Scores]:
-    """Load an exported model as our example does."""
-    sys.path.append(str(EXAMPLE.parent))  # where it looks for what is beside it
-    spec = importlib.util.spec_from_file_location("folder_inference", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    compiled, images = example.compile_model(path, num_threads=num_threads), example.find_images(folder)
-
-    def score() -> Scores:
-        predictions = example.score(compiled, images, num_threads).predictions
-        return {image: prediction.score for image, prediction in predictions.items()}
-
-    return score
+def by_command(path: Path, folder: Path, num_threads: int) -> Callable[[], Scores]:
+    """Load an exported model as our command does."""
+    model, sources = load_model(path, num_threads=num_threads), find_sources([str(folder)])
+    return lambda: {result.source.path: result.score for result in score_images(model, sources, num_threads)}
 
 
 def by_inferencer(path: Path, folder: Path, num_threads: int) -> Callable[[], Scores]:
@@ -85,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     scores: dict[str, Scores] = {}
     with tempfile.TemporaryDirectory() as folder:
         ways = {
-            "examples/folder_inference.py": by_example(exported, images, options.threads),
+            "vqflow-predict": by_command(exported, images, options.threads),
             "OpenVINOInferencer": by_inferencer(exported, images, options.threads),
             "Engine.predict": by_engine(options.run / "weights" / "lightning" / "model.ckpt", images, folder),
         }

@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("  overview.png           one defective image of each product, with what was found")
     print("  defects                one of each kind of defect: image, mask, anomaly map, what was found")
     print(f"  {Path(engine.best_model_path).relative_to(folder)}   for examples/predict.py")
-    print(f"  {exported.relative_to(folder)}   for examples/folder_inference.py")
+    print(f"  {exported.relative_to(folder)}   for vqflow-predict")
 
 
 def inspect(exported: Path, datamodule: MultiCategory) -> list[Inspected]:

@@ -30,6 +30,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 FOLDERS = "anomalib_vqflow|backbone_training|benchmarks|configs|docs|examples|tests"
 SETUP = ("venv", ".ci/")  # commands that install, or run the tests themselves
 MAX_README_WORDS = 1500
+MODULES = {"vqflow-predict": "anomalib_vqflow.prediction", "vqflow-report": "anomalib_vqflow.report"}
 NONE = "\N{EN DASH}"  # in the table of arguments
 
 # Instead of running, each command is printed; vqflow-config, whose output goes into others, is real; it makes no file.
@@ -39,6 +40,7 @@ record() { printf '%q ' "$@"; echo; }
 anomalib() { record anomalib "$@"; }
 python() { record python "$@"; }
 vqflow-report() { record vqflow-report "$@"; }
+vqflow-predict() { record vqflow-predict "$@"; }
 vqflow-config() {
     set -- "${1/#results*/light_cpu}"
     "$PYTHON" -c 'from anomalib_vqflow.configuration import main; main()' "$@"
@@ -61,6 +63,7 @@ python() {
     "$PYTHON" "$@" "${small[@]}"
 }
 vqflow-report() { "$PYTHON" -m anomalib_vqflow.report "$@"; }
+vqflow-predict() { "$PYTHON" -m anomalib_vqflow.prediction "$@"; }
 vqflow-config() { "$PYTHON" -c 'from anomalib_vqflow.configuration import main; main()' "$@"; }
 """
 
@@ -95,7 +98,7 @@ def shell_blocks(document):
 def commands(document):
     """List the commands of a document, those in its prose, too, as the shell hands them to the programs."""
     inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(document))]
-    inline = [code for code in inline if re.match(r"(anomalib \w+ --|python \w+/|vqflow-report )", code)]
+    inline = [code for code in inline if re.match(r"(anomalib \w+ --|python \w+/|vqflow-(report|predict) )", code)]
     whole = [code for code in inline if "..." not in code]
     lines = bash(RECORD + "\n".join([*shell_blocks(document), *whole]), ROOT).splitlines()
     return [shlex.split(line) for line in lines]
@@ -136,8 +139,8 @@ def parse(monkeypatch):
             patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
             patch.setattr(sys, "argv", list(arguments) if program == "python" else [program, *arguments])
             with suppress(ParsedError):
-                if program == "vqflow-report":
-                    runpy.run_module("anomalib_vqflow.report", run_name="__main__")
+                if program in MODULES:
+                    runpy.run_module(MODULES[program], run_name="__main__")
                 else:
                     runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
                 pytest.fail(f"{program} {arguments} has no command line.")
@@ -169,6 +172,7 @@ def test_commands_in_prose_and_blocks_are_found():
     found = [command[:2] for document in DOCUMENTS for command in commands(document)]
     for expected in ("anomalib train", "anomalib export", "python benchmarks/seeds.py", "python examples/predict.py"):
         assert expected.split() in found
+    assert [command for command in found if command[0] == "vqflow-predict"]
     assert len(found) > 20
 
 

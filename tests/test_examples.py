@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every example runs; the one for folders has tests of its own."""
+"""Every example runs."""
 
 from pathlib import Path
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_vqflow import MultiCategory, VQFlow
 from anomalib_vqflow.image_files import TrueImageVisualizer
+from anomalib_vqflow.prediction.__main__ import main as predict
 
 from .data.folders import make_mask
 from .scripts import load_script
@@ -136,15 +137,15 @@ def test_the_example_gives_the_same_scores(deep, trained, true_scores, tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_exports_give_the_same_scores(plain, deep, trained, true_scores, tmp_path, kind):
-    """The exported model tells the range to ``examples/folder_inference.py``, which takes images of 8 bits, too."""
+    """The exported model tells the range to ``vqflow-predict``, which takes images of 8 bits, too."""
     model = VQFlow.load_from_checkpoint(trained, map_location="cpu")
     path = model.to_onnx(tmp_path) if kind == "onnx" else model.to_openvino(tmp_path)
-    example, output = load_script("examples/folder_inference.py"), tmp_path / "out.csv"
+    output = tmp_path / "out.csv"
     for root in (plain, deep):
         found = {}
         for folder in sorted(root.glob("*/test")):
             maps = ["--heat-maps", str(tmp_path / "maps")]
-            assert example.main([str(path), str(folder), "--output", str(output), *maps]) == 0
+            assert predict([str(path), str(folder), "--output", str(output), *maps]) == 0
             for row in csv.DictReader(output.open()):
                 found[str(Path(row["path"]).relative_to(root).with_suffix(""))] = float(row["score"])
         check_scores(found, true_scores)

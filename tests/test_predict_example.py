@@ -14,6 +14,7 @@ from PIL import Image
 
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.data import find_images
+from anomalib_vqflow.prediction import search
 
 from .data.folders import make_image
 from .scripts import load_script
@@ -213,15 +214,15 @@ def write_tree(folder):
     return folder / "images"
 
 
-def test_both_examples_find_the_same_images(tmp_path):
+def test_the_example_and_the_command_find_the_same_images(tmp_path):
     """Suffixes in any case, folders, links to files and folders, and broken links; nothing hidden, and no circles."""
     images = write_tree(tmp_path)
     found = find_images(images)
-    assert load_script("examples/image_files.py").find_images(images) == found
+    assert search.find_images(images) == found
     names = {path.relative_to(images).as_posix() for path in found}
     assert names == {*FOUND, "link/linked.png", "file.png", "broken.png", "self.png"}
     for place in (images / "a.png", images / "notes.txt", images / "file.png"):
-        assert find_images(place) == load_script("examples/image_files.py").find_images(place) == [place]
+        assert find_images(place) == search.find_images(place) == [place]
 
 
 def test_the_model_predicts_in_eval_mode(example, trained):

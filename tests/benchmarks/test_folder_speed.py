@@ -11,7 +11,7 @@ from tests.scripts import load_script
 from tests.tiny import tiny_model
 
 folder_speed = load_script("benchmarks/folder_speed.py")
-WAYS = ("examples/folder_inference.py", "OpenVINOInferencer", "Engine.predict")
+WAYS = ("vqflow-predict", "OpenVINOInferencer", "Engine.predict")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_ways_that_disagree_are_an_error(images, monkeypatch, change):
     right = {"0.png": 0.25, "1.png": 0.5}
     wrong = dict(right)
     change(wrong)
-    for name, scores in (("by_example", right), ("by_inferencer", wrong), ("by_engine", right)):
+    for name, scores in (("by_command", right), ("by_inferencer", wrong), ("by_engine", right)):
         monkeypatch.setattr(folder_speed, name, lambda *_, scores=scores: lambda: scores)
     with pytest.raises(RuntimeError, match="OpenVINOInferencer disagrees"):
         folder_speed.main(["run", str(images), "--rounds", "1"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reader of examples/folder_inference.py, which needs no torch, reads what a training reads, or refuses it, too."""
+"""The reader of exported models, which needs no torch, reads what a training reads, or refuses it, too."""
 
 import cv2
 import numpy as np
@@ -8,17 +8,11 @@ import tifffile
 from PIL import Image
 
 from anomalib_vqflow.data import read_image
-
-from .scripts import load_script
+from anomalib_vqflow.prediction.pixels import read
 
 RNG = np.random.default_rng(0)
 COLOR = RNG.integers(0, 256, (12, 18, 3), dtype=np.uint8)
 DEEP = RNG.integers(0, 4096, (12, 18, 4), dtype=np.uint16)
-
-
-@pytest.fixture(scope="module")
-def read():
-    return load_script("examples/image_files.py").read
 
 
 def in_mode(mode, suffix="png", **options):
@@ -90,7 +84,7 @@ def write(case, folder):
 
 @pytest.mark.parametrize("case", EIGHT_BITS.values(), ids=EIGHT_BITS)
 @pytest.mark.parametrize("bit_depth", [None, 12])
-def test_images_of_eight_bits_are_read_alike(read, tmp_path, case, bit_depth):
+def test_images_of_eight_bits_are_read_alike(tmp_path, case, bit_depth):
     """The same pixels, as integers or, for a model that takes images of more bits, as they are."""
     path = write(case, tmp_path)
     pixels = read(path, bit_depth=bit_depth)
@@ -100,7 +94,7 @@ def test_images_of_eight_bits_are_read_alike(read, tmp_path, case, bit_depth):
 
 
 @pytest.mark.parametrize("case", SIXTEEN_BITS.values(), ids=SIXTEEN_BITS)
-def test_images_of_sixteen_bits_are_read_alike(read, tmp_path, case):
+def test_images_of_sixteen_bits_are_read_alike(tmp_path, case):
     """In the range of the training; a model that knows none takes none."""
     path = write(case, tmp_path)
     np.testing.assert_array_equal(read(path, bit_depth=12), read_image(path, 12).permute(1, 2, 0))
@@ -110,7 +104,7 @@ def test_images_of_sixteen_bits_are_read_alike(read, tmp_path, case):
         read(path)
 
 
-def test_a_range_that_the_file_tells_is_used(read, tmp_path):
+def test_a_range_that_the_file_tells_is_used(tmp_path):
     """PGM and PPM tell theirs."""
     path = tmp_path / "image.pgm"
     path.write_bytes(b"P5 18 12 1023\n" + (DEEP[..., 0] // 4).astype(">u2").tobytes())
@@ -120,7 +114,7 @@ def test_a_range_that_the_file_tells_is_used(read, tmp_path):
 
 
 @pytest.mark.parametrize("case", UNKNOWN.values(), ids=UNKNOWN)
-def test_both_refuse_the_same(read, tmp_path, case):
+def test_both_refuse_the_same(tmp_path, case):
     """What has no range, or is no image."""
     path = write(case, tmp_path)
     with pytest.raises(ValueError, match="cannot read"):
@@ -129,7 +123,7 @@ def test_both_refuse_the_same(read, tmp_path, case):
         read(path, bit_depth=12)
 
 
-def test_both_refuse_what_is_too_bright(read, tmp_path):
+def test_both_refuse_what_is_too_bright(tmp_path):
     """Values beyond the range of the training."""
     path = write(deep("png", 1), tmp_path)
     with pytest.raises(ValueError, match="the range of its training ends at 1023"):

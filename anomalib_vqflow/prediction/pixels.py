@@ -1,62 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find and read image files as a training does, without torch and anomalib; for ``folder_inference.py``."""
+"""Read image files as a training does, without torch."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+from PIL.ImageFile import ImageFile
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
-NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # by Pillow alone, though it knows them
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 
 
-def find_images(place: Path) -> list[Path]:
-    """List the images in a folder and all folders below it, in order; or the only one, if it is an image.
-
-    Broken files and broken links are among them; hidden files and folders are not. Links to folders are followed.
-
-    Args:
-        place: Folder or image.
-
-    Returns:
-        Files that are images by their suffix.
-
-    Raises:
-        OSError: If there is no such folder, or one cannot be listed.
-    """
-    if place.is_file():
-        return [place]
-    kinds = Image.registered_extensions()  # loads all of Pillow's readers
-    readable = {*Image.OPEN, "MPO"} - NOT_DECODED  # stereo photographs are opened as JPEG
-    suffixes = {suffix for suffix, kind in kinds.items() if kind in readable}
-    found, folders = [], [(place, (place.resolve(),))]
-    for folder, above in folders:  # grows
-        for path in folder.iterdir():
-            if path.name.startswith("."):
-                continue
-            if not path.is_dir():
-                found += [path] if path.suffix.lower() in suffixes else []
-                continue
-            target = path.resolve()
-            if not any(real.is_relative_to(target) for real in above):  # else a circle
-                folders.append((path, (*above, target)))
-    return sorted(found)
-
-
-def read(path: Path, size: tuple[int, int] | None = None, bit_depth: int | None = None) -> np.ndarray:
+def read(path: Path, bit_depth: int | None = None) -> np.ndarray:
     """Read an image as in training.
 
     Args:
         path: Image.
-        size: Height and width to resize to, for a model that takes no others; None leaves that to the model.
         bit_depth: Bits that images of 16 bits really use, for a model that takes images in [0, 1].
 
     Returns:
         RGB of shape ``(H, W, 3)``, of 8 bits or in [0, 1].
 
     Raises:
-        ValueError: If the image has more bits per color than the model's training had.
+        Exception: One of ``UNREADABLE`` if the file is broken, or has more bits per color than the training had.
     """
     with path.open("rb") as file, Image.open(file) as image:
         white = white_of(image)
@@ -74,12 +40,10 @@ def read(path: Path, size: tuple[int, int] | None = None, bit_depth: int | None 
     if pixels.max() > white:
         msg = f"it has values up to {pixels.max()}, but the range of the training ends at {white}"
         raise ValueError(msg)
-    if bit_depth is not None:
-        pixels = (pixels / np.float32(white)).astype(np.float32)
-    return pixels if size is None or pixels.shape[:2] == size else resize(pixels, size)
+    return pixels if bit_depth is None else (pixels / np.float32(white)).astype(np.float32)
 
 
-def white_of(image: Image.Image) -> int:
+def white_of(image: ImageFile) -> int:
     """Get the largest value that an image's format allows: 255, or more."""
     args = image.tile[0].args if image.tile else ""
     if image.format == "PPM" and image.mode != "F":
@@ -88,8 +52,8 @@ def white_of(image: Image.Image) -> int:
         return 65535 if "16" in str(args) else 255
     bits = 8
     if image.format == "JPEG2000":
-        image.fp.seek(0)
-        start = image.fp.read(1024)
+        image.fp.seek(0)  # type: ignore[union-attr]
+        start = image.fp.read(1024)  # type: ignore[union-attr]
         header = start.find(b"ihdr")
         bits = (start[header + 14 if header >= 0 else start.find(b"\xff\x4f\xff\x51") + 42] & 0x7F) + 1
     elif tags := getattr(image, "tag_v2", None):
@@ -118,6 +82,8 @@ def read_deep(path: Path) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image of 8 bits or in [0, 1] to a height and width."""
+    """Resize an image of 8 bits or in [0, 1] to a height and width, unless it has them."""
+    if pixels.shape[:2] == size:
+        return pixels
     colors = [Image.fromarray(color) for color in np.moveaxis(pixels, 2, 0)]
     return np.stack([np.asarray(color.resize(size[::-1], Image.Resampling.BILINEAR)) for color in colors], axis=2)

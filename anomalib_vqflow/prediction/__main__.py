@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``vqflow-predict``, also ``python -m anomalib_vqflow.prediction``."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from .evaluation import evaluate, format_table
+from .loading import load_model
+from .pipeline import Result, score_images
+from .predictions import Model
+from .progress import with_progress
+from .search import Source, absolute, find_sources
+from .tables import SUFFIXES, open_table, table_writer
+from .truth import find_test_images
+from .writing import Folders
+
+PROGRAM = "vqflow-predict"
+DESCRIPTION = """Score images with a trained or an exported model, write a table, and on demand masks, heat maps and
+maps. Images of any sizes may be mixed; they are turned upright as their EXIF says, grayscale is spread over the colors,
+and transparency is ignored. A file that cannot be read is named and left out, and the exit code is 1."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Command line; None for that of the process.
+
+    Returns:
+        0, or 1 if an image was left out.
+
+    Raises:
+        SystemExit: With status 2 and a sentence if the command line, the model or a path is not usable.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that the terminal cannot show
+    folders = Folders(options.masks, options.heat_maps, options.maps)
+    try:
+        _check_options(options, folders)
+        find = find_test_images if options.evaluate else find_sources
+        sources = find(options.images, [*folders.wanted()])
+        model = load_model(options.model, options.device, options.precision, options.threads)
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"Cannot read {error.filename} ({error.strerror}).")
+    try:
+        results = _predict(model, sources, folders, options)
+    except OSError as error:
+        parser.error(f"Cannot write {error.filename or options.output} ({error.strerror or error}).")
+    if options.evaluate and any(result.failure is None for result in results):
+        sys.stdout.write(f"{format_table(evaluate(results))}\n")
+    return int(any(result.failure is not None for result in results))
+
+
+def _predict(model: Model, sources: Sequence[Source], folders: Folders, options: argparse.Namespace) -> list[Result]:
+    """Score the images, write the files, and say what came of it.
+
+    Returns:
+        Results, without regions, so that they need little memory.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    results, lacks_masks, start = [], False, time.perf_counter()
+    with open_table(options.output) as file:
+        write = table_writer(file, options.output.suffix.lower(), model.tells_concept)
+        found = score_images(model, sources, options.readers, options.threshold, folders)
+        for result in with_progress(found, len(sources)):
+            results.append(result._replace(regions=None))
+            if result.failure is not None:
+                sys.stderr.write(f"Left out {result.source.path}: {result.failure}\n")
+                continue
+            write(result)
+            lacks_masks = lacks_masks or result.regions is None
+    seconds = time.perf_counter() - start
+    if lacks_masks and options.masks:
+        sys.stderr.write("The model has no threshold for pixels, so there are no masks; give --threshold.\n")
+    labels = [result.label for result in results if result.failure is None]
+    anomalous = "no labels without a threshold" if None in labels else f"{labels.count(True)} anomalous"
+    left_out, rate = len(results) - len(labels), f"{len(labels) / seconds:.1f} images per second, reading included"
+    sys.stdout.write(f"{len(labels)} images, {anomalous}, {left_out} left out, {rate}. Written to {options.output}.\n")
+    return results
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION)
+    add = parser.add_argument
+    add("model", type=Path, help="model.xml or model.onnx, for OpenVINO, or model.ckpt, for torch")
+    add("images", nargs="+", help="images, folders of images with their subfolders, or patterns such as 'a/*/good'")
+    help_text = "table to write, by its suffix as CSV or as lines of JSON (.jsonl; default: %(default)s)"
+    add("--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help=help_text)
+    add("--masks", type=Path, metavar="FOLDER", help="where to write a PNG of each image, white where anomalous")
+    add("--heat-maps", type=Path, metavar="FOLDER", help="where to write each image under its map")
+    add("--maps", type=Path, metavar="FOLDER", help="where to write each map as the model gives it, as .npy")
+    help_text = "score above which images and pixels are anomalous, in [0, 1]; that of the training by default"
+    add("--threshold", type=float, metavar="SCORE", help=help_text)
+    help_text = "take the images for categories in MVTec layout, score their test images, and print how good that is"
+    add("--evaluate", action="store_true", help=help_text)
+    add("--device", help="device of OpenVINO (default: CPU), or of torch (default: cuda if there is one)")
+    help_text = "f32 for the scores of the training; bf16 or f16 may be faster, and differ (default: %(default)s)"
+    add("--precision", default="f32", help=help_text)
+    add("--threads", type=int, default=0, metavar="N", help="threads that compute; 0 for the library's choice")
+    help_text = "threads that read and write images (default: %(default)s)"
+    add("--readers", type=int, default=os.cpu_count() or 1, metavar="N", help=help_text)
+    return parser
+
+
+def _check_options(options: argparse.Namespace, folders: Folders) -> None:
+    """Raise a ``ValueError`` with a sentence at what can only fail, or would overwrite something."""
+    if options.output.suffix.lower() not in SUFFIXES:
+        msg = f"--output must end in {' or '.join(SUFFIXES)}, got {options.output}."
+        raise ValueError(msg)
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        msg = f"--threshold must be between 0 and 1, got {options.threshold}."
+        raise ValueError(msg)
+    if options.readers < 1 or options.threads < 0:
+        msg = f"--readers must be at least 1, and --threads at least 0, got {options.readers} and {options.threads}."
+        raise ValueError(msg)
+    places = [absolute(folder) for folder in folders.wanted()]
+    if len({*places}) < len(places):
+        msg = "--masks, --heat-maps and --maps must be different folders."
+        raise ValueError(msg)
+    for place in options.images:
+        if any(absolute(Path(place)).is_relative_to(folder) for folder in places):
+            msg = f"The images in {place} lie in a folder to write to; choose another."
+            raise ValueError(msg)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
