@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_dtype, to_image
@@ -238,8 +237,8 @@ def _white(image: ImageFile) -> int:
     bits = EIGHT_BITS.bit_length()
     if image.format == "JPEG2000":
         bits = _bits_of_jpeg2000(image)
-    elif isinstance(image, TiffImageFile):
-        tags = image.tag_v2
+    elif image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
         bits = max(tags.get(BITS_PER_SAMPLE, (1,)))
         plain = set(tags.get(SAMPLE_FORMAT, (1,))) == {1} and tags.get(PLANAR_CONFIGURATION, 1) == 1
         if bits == SIXTEEN_BITS.bit_length() and plain and tags.get(PHOTOMETRIC) in DARK_IS_ZERO:
