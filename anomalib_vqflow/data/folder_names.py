@@ -4,15 +4,14 @@
 import re
 from pathlib import Path
 
-from anomalib.data.utils import Split
-
 from .files import list_folder
 
+TRAIN, VAL, TEST = "train", "val", "test"  # as anomalib's Split has them
 MASKS = "masks"
 ROLES = {  # what a folder of a category holds, by its name in lower case and without signs
-    **dict.fromkeys(("train", "training"), Split.TRAIN.value),
-    **dict.fromkeys(("val", "valid", "validation"), Split.VAL.value),
-    **dict.fromkeys(("test", "testing"), Split.TEST.value),
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation"), VAL),
+    **dict.fromkeys(("test", "testing"), TEST),
     **dict.fromkeys(("groundtruth", "gt", "mask", "masks"), MASKS),
 }
 NORMAL_NAMES = frozenset(  # of folders of normal images, in lower case and without digits, signs and PARTS
@@ -74,4 +73,4 @@ def is_category(folder: Path) -> bool:
         roles = {role_of(path.name) for path in folder.iterdir() if path.is_dir()}
     except OSError:
         return False
-    return not roles.isdisjoint({Split.TRAIN.value, Split.TEST.value})
+    return not roles.isdisjoint({TRAIN, TEST})

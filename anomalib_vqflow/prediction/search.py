@@ -8,9 +8,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from PIL import Image
-
-NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})  # by Pillow alone, though it knows them
+from anomalib_vqflow.data.files import find_images, is_image
 
 
 class Source(NamedTuple):
@@ -90,45 +88,6 @@ def absolute(path: Path) -> Path:
     return path.resolve() if ".." in path.parts else path.absolute()
 
 
-def find_images(place: Path) -> list[Path]:
-    """List the images in a folder and all folders below it, in order; or the only one, if it is an image.
-
-    Broken files and broken links are among them; hidden files and folders are not. Links to folders are followed.
-
-    Args:
-        place: Folder or image.
-
-    Returns:
-        Files that are images by their suffix.
-
-    Raises:
-        OSError: If there is no such folder, or one cannot be listed.
-    """
-    if place.is_file():
-        return [place]
-    suffixes = image_suffixes()
-    found: list[Path] = []
-    folders: list[tuple[Path, tuple[Path, ...]]] = [(place, (place.resolve(),))]
-    for folder, above in folders:  # grows
-        for path in folder.iterdir():
-            if path.name.startswith("."):
-                continue
-            if not path.is_dir():
-                found += [path] if path.suffix.lower() in suffixes else []
-                continue
-            target = path.resolve()
-            if not any(real.is_relative_to(target) for real in above):  # else a circle
-                folders.append((path, (*above, target)))
-    return sorted(found)
-
-
-def image_suffixes() -> set[str]:
-    """List the suffixes of images that Pillow decodes, in lower case."""
-    kinds = Image.registered_extensions()  # loads all of Pillow's readers
-    readable = {*Image.OPEN, "MPO"} - NOT_DECODED  # stereo photographs are opened as JPEG
-    return {suffix for suffix, kind in kinds.items() if kind in readable}
-
-
 def _look(place: str) -> Found:
     path = Path(place)
     if path.is_dir():
@@ -139,7 +98,6 @@ def _look(place: str) -> Found:
     if not matches:
         msg = f"No image matches {place}." if glob.has_magic(place) else f"There is no image or folder {place}."
         raise ValueError(msg)
-    suffixes = image_suffixes()
-    images = (match for match in matches if match.is_dir() or match.suffix.lower() in suffixes)
+    images = (match for match in matches if match.is_dir() or is_image(match))
     root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
     return Found(root, [image for match in images for image in find_images(match)])

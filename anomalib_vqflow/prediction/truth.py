@@ -1,24 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What test images in MVTec layout are in truth: their category, and whether they are anomalous."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .search import Found, Source, absolute, common_folder, find_images, image_suffixes, name_sources
+from anomalib_vqflow.data.files import find_images, is_image
+from anomalib_vqflow.data.folder_names import MASKS, TEST, is_normal_name, role_of
 
-# As in a training (``data.folder_names``, whose package imports torch).
-TEST_NAMES = frozenset({"test", "testing"})
-MASK_NAMES = frozenset({"groundtruth", "gt", "mask", "masks"})
-NORMAL_NAMES = frozenset(
-    [
-        *("good", "goods", "ok", "okay", "io", "normal", "nominal", "pass", "passed", "accepted", "acceptable"),
-        *("clean", "healthy", "intact", "flawless", "undamaged", "nondefect", "nondefective", "nodefect", "nodefects"),
-        *("defectfree", "defectless", "faultfree", "faultless", "anomalyfree", "noanomaly", "noanomalies"),
-        *("nonanomaly", "nonanomalous"),
-    ]
-)
-PARTS = re.compile(r"(images?|imgs?|samples?|parts?|products?|items?)$")
+from .search import Found, Source, absolute, common_folder, name_sources
 
 
 def find_test_images(places: Sequence[str], left_out: Sequence[Path] = ()) -> list[Source]:
@@ -53,17 +42,6 @@ def find_test_images(places: Sequence[str], left_out: Sequence[Path] = ()) -> li
     return sources
 
 
-def is_normal_name(name: str) -> bool:
-    """Tell whether a folder of this name holds normal images.
-
-    Example:
-        >>> [is_normal_name(name) for name in ("Good", "OK_2", "not_ok", "scratch")]
-        [True, True, False, False]
-    """
-    letters = re.sub(r"[\W\d_]", "", name.casefold())
-    return letters in NORMAL_NAMES or PARTS.sub("", letters) in NORMAL_NAMES
-
-
 def _find_tests(root: Path) -> dict[Path, Path]:
     """Find the folders of test images in a category, or in a folder of categories, by category."""
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
@@ -78,7 +56,7 @@ def _find_tests(root: Path) -> dict[Path, Path]:
 def _find_test(category: Path) -> Path | None:
     if not category.is_dir():
         return None
-    tests = [path for path in sorted(category.iterdir()) if path.is_dir() and _letters(path) in TEST_NAMES]
+    tests = [path for path in sorted(category.iterdir()) if path.is_dir() and role_of(path.name) == TEST]
     if len(tests) > 1:
         msg = f"Expected one folder of test images, got {tests[0]} and {tests[1]}; put their files together."
         raise ValueError(msg)
@@ -88,14 +66,10 @@ def _find_test(category: Path) -> Path | None:
 def _kinds(test: Path) -> list[Path]:
     """List the folders of a kind of images each, without that of masks, and refuse images of no kind."""
     entries = sorted(path for path in test.iterdir() if not path.name.startswith("."))
-    if loose := [path for path in entries if path.suffix.lower() in image_suffixes() and not path.is_dir()]:
+    if loose := [path for path in entries if is_image(path) and not path.is_dir()]:
         msg = f"{loose[0]} may be normal or anomalous; move it to {test / 'good'}, or a folder named like its defect."
         raise ValueError(msg)
-    return [path for path in entries if path.is_dir() and _letters(path) not in MASK_NAMES]
-
-
-def _letters(folder: Path) -> str:
-    return re.sub(r"[\W_]", "", folder.name.casefold())
+    return [path for path in entries if path.is_dir() and role_of(path.name) != MASKS]
 
 
 def _name_of(category: Path, common: Path) -> str:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
+from anomalib.data.utils import Split
 
-from anomalib_vqflow.data.folder_names import find_roles, is_category, is_normal_name
+from anomalib_vqflow.data.folder_names import TEST, TRAIN, VAL, find_roles, is_category, is_normal_name
 
 NORMAL = [
     *("good", "Good", "GOOD", "ok", "OK", "o.k.", "okay", "i.O.", "normal", "Normal_2", "pass", "PASSED", "nominal"),
@@ -51,3 +52,8 @@ def test_two_folders_of_one_role_are_named(tmp_path):
 
     with pytest.raises(ValueError, match=r"one folder of val, got .*/val and .*/validation"):
         find_roles(tmp_path)
+
+
+def test_splits_are_named_as_in_anomalib():
+    """The module does not import anomalib, but what it says of a folder is one of its splits."""
+    assert {TRAIN, VAL, TEST} == {split.value for split in Split}

@@ -16,6 +16,7 @@ from anomalib_vqflow import MultiCategory
 from anomalib_vqflow.data.category_folder import CategoryFolder
 from tests.tiny import tiny_model
 
+from .anomalib_folders import FOLDERS, write_folders
 from .folders import make_category, make_image, make_mask
 
 
@@ -204,48 +205,15 @@ def test_datasets_can_be_mixed(root, tmp_path):
     assert augmentations == [RandomHorizontalFlip, RandomHorizontalFlip, type(None), type(None)]
 
 
-LAYOUTS = {  # dataset: category, folders of images with the masks of those
-    "MVTecAD": ("screw", {"train/good": None, "test/good": None, "test/cut": "ground_truth/cut/{}_mask.png"}),
-    "MPDD": ("tubes", {"train/good": None, "test/good": None, "test/cut": "ground_truth/cut/{}_mask.png"}),
-    "BTech": ("01", {"train/ok": None, "test/ok": None, "test/ko": "ground_truth/ko/{}.png"}),
-    "MVTecAD2": (
-        "can",
-        {
-            "train/good": None,
-            "validation/good": None,
-            "test_public/good": None,
-            "test_public/bad": "test_public/ground_truth/bad/{}_mask.png",
-        },
-    ),
-    "MVTecLOCO": (
-        "pushpins",
-        {
-            "train/good": None,
-            "validation/good": None,
-            "test/good": None,
-            "test/logical_anomalies": "ground_truth/logical_anomalies/{}/000.png",
-        },
-    ),
-    "Visa": ("visa_pytorch/pcb1", {"train/good": None, "test/good": None, "test/bad": "ground_truth/bad/{}.png"}),
-}
-
-
-@pytest.mark.parametrize("dataset", LAYOUTS)
+@pytest.mark.parametrize("dataset", ["MVTecAD", "MPDD", "BTech", "MVTecAD2", "MVTecLOCO", "Visa"])
 def test_datasets_of_anomalib_keep_their_splits_and_masks(dataset, tmp_path):
     """Each dataset of anomalib keeps its own validation split, and masks fit labels."""
-    category, folders = LAYOUTS[dataset]
-    for folder, mask in folders.items():
-        for index in range(2):
-            make_image(tmp_path / category / folder / f"{index:03}.png", 60 + len(folder))
-            if mask:
-                make_mask(tmp_path / category / mask.format(f"{index:03}"))
-
-    datamodule = MultiCategory(tmp_path, dataset=dataset, categories=category.split("/")[-1], num_workers=0)
+    datamodule = MultiCategory(tmp_path, dataset=dataset, categories=write_folders(tmp_path, dataset), num_workers=0)
     datamodule.prepare_data()
     datamodule.setup()
 
     assert len(datamodule.train_data) == 2
-    assert len(datamodule.val_data) == (2 if "validation/good" in folders else 4)
+    assert len(datamodule.val_data) == (2 if "validation/good" in FOLDERS[dataset][1] else 4)
     (batch,) = datamodule.test_dataloader()
     assert batch.gt_mask.sum((1, 2)).gt(0).tolist() == batch.gt_label.tolist()
     assert sorted(batch.gt_label.tolist()) == [False, False, True, True]
