@@ -120,9 +120,13 @@ class SeparatingPostProcessor(PostProcessor):
             args: Unused.
             kwargs: Unused.
         """
-        super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
         if self.enable_thresholding:
             self._normal_metric.update(outputs)
+        if self.false_alarm_rate is None:
+            super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+        elif self.enable_normalization:  # without what the best F1 score needs, which keeps every pixel
+            self._image_min_max_metric.update(outputs)
+            self._pixel_min_max_metric.update(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set thresholds and ranges.
