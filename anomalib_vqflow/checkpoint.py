@@ -116,6 +116,7 @@ class CheckpointMixin(LightningModule):
     model: nn.Module
     pre_processor: nn.Module | None
     lr: float
+    product_counts: dict[str, list[int]] | None
     _complete_step: int
     _loaded_arguments: Mapping[str, Any] | None = None
     _later_random_states: Mapping[str, Any] | None = None
@@ -144,6 +145,7 @@ class CheckpointMixin(LightningModule):
             "arguments": dict(arguments),
             "random_states": random_states(),
             "complete": self._complete_step == checkpoint["global_step"],
+            "product_counts": self.product_counts,
             "lost_transform": _lost_transform(self.pre_processor, checkpoint),
         }
         arguments["pre_trained"] = False  # the backbone's weights are in the checkpoint
@@ -175,6 +177,7 @@ class CheckpointMixin(LightningModule):
             )
             raise ValueError(msg)
         self._loaded_arguments = ours.get("arguments", {})
+        self.product_counts = ours.get("product_counts")
         if differing_arguments(self._loaded_arguments, self.hparams):
             raise ValueError(explain_mismatch(self._loaded_arguments, self.hparams))
         resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING

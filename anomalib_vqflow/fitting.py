@@ -29,6 +29,7 @@ class FittingMixin(BatchMixin):
     model: VQFlowModel
     pre_processor: nn.Module | None
     post_processor: nn.Module | None
+    product_counts: dict[str, list[int]] | None = None  # training images by concept; for information only
     _complete_step = -1  # of the trainer, at which calibration and thresholds were set
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ class FittingMixin(BatchMixin):
         """Calibrate the scores, on which validation then sets the threshold."""
         super().on_validation_start()
         if self._is_fitting:
-            self.model.fit_calibration_(self._some_features())
+            self._calibrate()
 
     def on_validation_epoch_end(self) -> None:
         """Note that calibration and thresholds, which the post-processor has just set, are those of the weights."""
@@ -84,7 +85,7 @@ class FittingMixin(BatchMixin):
         """Complete a training whose validation, if any, is done: what it did not set is fitted to training images."""
         self.eval()
         if not self.is_complete:
-            self.model.fit_calibration_(self._some_features())
+            self._calibrate()
             self._complete_step = self.trainer.global_step
         post = self.post_processor
         if isinstance(post, SeparatingPostProcessor) and post.enable_thresholding and not any(post.known):
@@ -98,7 +99,7 @@ class FittingMixin(BatchMixin):
 
     @torch.no_grad()
     def _set_thresholds_by_training_images(self, post: SeparatingPostProcessor) -> None:
-        for features in self._some_features(self.trainer.global_rank, self.trainer.world_size):
+        for features in self._some_features(process=self.trainer.global_rank, num_processes=self.trainer.world_size):
             count = len(features.semantic)
             images = torch.zeros(count, 3, *self.model.input_size, device=self.device)
             prediction = self.model(images, features)
@@ -112,12 +113,28 @@ class FittingMixin(BatchMixin):
             post.on_validation_batch_end(self.trainer, self, batch)
         post.on_validation_epoch_end(self.trainer, self)
 
+    def _calibrate(self) -> None:
+        """Fit the calibration to training images, and count the concepts of their products, which exports tell."""
+        paths: list[str] = []
+        concepts = self.model.fit_calibration_(self._some_features(paths)).tolist()
+        known = getattr(getattr(self.trainer, "datamodule", None), "category_by_path", {})
+        self.product_counts = {}
+        for path, concept in zip(paths, concepts, strict=False):  # relative maps are not calibrated
+            if (product := known.get(path)) is not None:
+                num_concepts = self.model.concept.codebook.num_codes
+                self.product_counts.setdefault(product, [0] * num_concepts)[concept] += 1
+
     @property
     def _is_fitting(self) -> bool:
         return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
-    def _some_features(self, process: int = 0, num_processes: int = 1) -> Iterator[Features]:
-        """Yield what the backbone sees in up to 1,024 of the training images, evenly drawn, or a process's share."""
+    def _some_features(
+        self, paths: list[str] | None = None, process: int = 0, num_processes: int = 1
+    ) -> Iterator[Features]:
+        """Yield what the backbone sees in up to 1,024 of the training images, evenly drawn, and add their paths.
+
+        Of several processes, each may take its share.
+        """
         loader = cast("DataLoader", self.trainer.train_dataloader)
         dataset = cast("Sized", loader.dataset)
         chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), NUM_FIT_IMAGES)).round().astype(int).tolist()
@@ -129,6 +146,8 @@ class FittingMixin(BatchMixin):
                 num_workers=loader.num_workers,
                 collate_fn=loader.collate_fn,
             ):
+                if paths is not None:
+                    paths.extend(map(str, batch.image_path or ()))
                 batch = self.transfer_batch_to_device(batch, self.device, 0)
                 features = self._known_features(batch)
                 yield self.model.features(self.prepare(batch.image)) if features is None else features

@@ -208,7 +208,7 @@ class VQFlowModel(nn.Module):
             whitening.fit_(*level.mean_and_covariance())
 
     @torch.no_grad()
-    def fit_calibration_(self, batches: Iterable[Features]) -> None:
+    def fit_calibration_(self, batches: Iterable[Features]) -> Tensor:
         """Fit the calibration of the scores to normal images; to be done after training, in eval mode.
 
         The relative maps (``multiplicative``, ``additive``) have none.
@@ -216,19 +216,22 @@ class VQFlowModel(nn.Module):
         Args:
             batches: What the backbone sees in the images.
 
+        Returns:
+            Concept of each image, shape ``(N,)``; of none for maps without calibration.
+
         Raises:
             ValueError: If there are no images.
         """
         if not self.anomaly_map_generator.needs_log_det:
-            return
+            return torch.empty(0, dtype=torch.long)
         scores, concepts = [], []
         for features in batches:
             latents, log_dets, _, concept_indices = self._encode(features)
             scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, log_dets, self.input_size))
             concepts.append(concept_indices)
-        self.anomaly_map_generator.calibration.fit_(
-            torch.cat(scores) if scores else torch.empty(0), torch.cat(concepts) if concepts else torch.empty(0)
-        )
+        found = torch.cat(concepts) if concepts else torch.empty(0, dtype=torch.long)
+        self.anomaly_map_generator.calibration.fit_(torch.cat(scores) if scores else torch.empty(0), found)
+        return found
 
     @property
     def pattern_codebooks(self) -> list[Codebook]:

@@ -64,8 +64,8 @@ def test_calibration_does_not_touch_the_training(root, tmp_path, monkeypatch):
     weights = []
     for fits in (True, False):
         if not fits:
-            monkeypatch.setattr(VQFlow, "_some_features", lambda _: iter(()))
-            monkeypatch.setattr(VQFlowModel, "fit_calibration_", lambda *_: None)
+            monkeypatch.setattr(VQFlow, "_some_features", lambda *_: iter(()))
+            monkeypatch.setattr(VQFlowModel, "fit_calibration_", lambda *_: torch.empty(0))
         seed_everything(0)
         model = tiny_model(evaluator=False)
         augmented = tiny_data(root, train_augmentations=RandomHorizontalFlip())

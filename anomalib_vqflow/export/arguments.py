@@ -70,6 +70,24 @@ def compression_named(name: str | None) -> CompressionType | None:
     return known[word]
 
 
+def check_camera_input(camera_input: Any) -> bool:  # noqa: ANN401  # what users and command lines give
+    """Make sure that it is said whether a model takes a camera's frames.
+
+    Args:
+        camera_input: True or False.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if camera_input not in (True, False):
+        msg = f"camera_input must be True or False, got {camera_input!r}."
+        raise ValueError(msg)
+    return bool(camera_input)
+
+
 def check_onnx_arguments(arguments: dict[str, Any]) -> None:
     """Refuse arguments of ``torch.onnx.export`` that it would replace, or write models with that run nowhere.
 

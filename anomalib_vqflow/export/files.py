@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that come into being whole or not at all, and what an ONNX file tells."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,14 +28,14 @@ def whole_files(export_root: Path | str, kind: ExportType) -> Iterator[str]:
             path.replace(place / path.name)
 
 
-def finish_onnx(path: Path, outputs: Sequence[str], opset: int, bit_depth: int | None = None) -> None:
-    """Keep some outputs of an ONNX file only, the others as tensors inside, and note how images are to be read.
+def finish_onnx(path: Path, outputs: Sequence[str], opset: int, notes: Mapping[str, str] | None = None) -> None:
+    """Keep some outputs of an ONNX file only, the others as tensors inside, and add notes to its metadata.
 
     Args:
         path: The file, changed in place.
         outputs: Names of the outputs to keep, in their order.
         opset: The operator set that was asked for.
-        bit_depth: Bits that the training's images of 16 bits really use, for whoever reads images.
+        notes: Entries of the metadata by name.
 
     Raises:
         ValueError: If torch wrote another operator set.
@@ -51,6 +51,6 @@ def finish_onnx(path: Path, outputs: Sequence[str], opset: int, bit_depth: int |
     kept = [by_name[name] for name in outputs]
     del model.graph.output[:]
     model.graph.output.extend(kept)
-    if bit_depth is not None:
-        model.metadata_props.add(key="bit_depth", value=str(bit_depth))
+    for key, value in (notes or {}).items():
+        model.metadata_props.add(key=key, value=value)
     onnx.save(model, path)

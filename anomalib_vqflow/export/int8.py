@@ -5,8 +5,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.deploy import CompressionType
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from anomalib_vqflow.anomaly_map import AnomalyMapGenerator
@@ -22,7 +25,6 @@ from .resize import ExportableResize
 if TYPE_CHECKING:
     import nncf
     import openvino
-    from torch.utils.data import DataLoader
 
 FP32_MODULES = (ConceptQuantizer, ConditionEncoder, AnomalyMapGenerator)
 """Modules that stay in FP32: a small part of the work, in which rounding changes codes, or shifts whole maps."""
@@ -37,6 +39,10 @@ NUM_FP32_BACKBONE_LAYERS = 3
 
 SMALLEST_NOISE = 0.1
 """Noise on the whitened maps in training, in their standard deviations, from which a flow supports an INT8 backbone."""
+
+
+ENOUGH_IMAGES = 300
+"""Images that NNCF recommends to quantize with."""
 
 
 def ignored_scope(model: "openvino.Model", torch_model: nn.Module) -> "nncf.IgnoredScope":
@@ -92,7 +98,7 @@ def supports_int8_backbone(torch_model: nn.Module) -> bool:
     return min((m.std for m in torch_model.modules() if isinstance(m, Noise)), default=0.0) >= SMALLEST_NOISE
 
 
-def quantize(model: "openvino.Model", ignored: "nncf.IgnoredScope", images: "DataLoader") -> "openvino.Model":
+def quantize(model: "openvino.Model", ignored: "nncf.IgnoredScope", images: DataLoader) -> "openvino.Model":
     """Store weights and compute in INT8.
 
     Args:
@@ -115,8 +121,8 @@ def quantize(model: "openvino.Model", ignored: "nncf.IgnoredScope", images: "Dat
 def quantize_with_accuracy_control(
     model: "openvino.Model",
     ignored: "nncf.IgnoredScope",
-    images: "DataLoader",
-    labeled_images: "DataLoader",
+    images: DataLoader,
+    labeled_images: DataLoader,
     metric: Metric,
     max_drop: float,
 ) -> "openvino.Model":
@@ -179,3 +185,54 @@ def evaluate(compiled: "openvino.CompiledModel", batches: Iterable[ImageBatch], 
 
 def _model_input(batch: ImageBatch) -> Tensor:
     return cast("Tensor", batch.image)
+
+
+def set_up_images(datamodule: AnomalibDataModule | None, compression: CompressionType) -> AnomalibDataModule:
+    """Make sure that there are images to quantize with.
+
+    Args:
+        datamodule: Data of the user, or None.
+        compression: ``INT8_PTQ`` or ``INT8_ACQ``.
+
+    Returns:
+        The datamodule, set up.
+
+    Raises:
+        ValueError: If images are missing.
+    """
+    if datamodule is None:
+        msg = f"{compression.name} needs images: give a datamodule, or --data on a command line."
+        raise ValueError(msg)
+    datamodule.setup("fit")
+    num_images = len(getattr(datamodule, "val_data", ()))
+    if not num_images:
+        msg = f"{compression.name} needs validation images: give the datamodule a val_split_mode."
+        raise ValueError(msg)
+    test_data = getattr(datamodule, "test_data", None)
+    if compression == CompressionType.INT8_ACQ and (test_data is None or not test_data.has_anomalous):
+        msg = f"{compression.name} judges by test images, of which none is anomalous; use INT8_PTQ."
+        raise ValueError(msg)
+    if num_images < ENOUGH_IMAGES:
+        rank_zero_warn(f"{compression.name} has {num_images} validation images; NNCF recommends {ENOUGH_IMAGES}.")
+    return datamodule
+
+
+def rebatch(loader: DataLoader, batch_size: int | None) -> DataLoader:
+    """Read the same images in batches of a size that a model demands, if it does; those that remain are left out.
+
+    Args:
+        loader: Loader of the images.
+        batch_size: Images that the model takes at once; None for any number.
+
+    Returns:
+        A loader.
+    """
+    if batch_size is None:
+        return loader
+    return DataLoader(
+        loader.dataset,
+        batch_size,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        drop_last=True,
+    )

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +12,12 @@ from anomalib.data import AnomalibDataModule, InferenceBatch
 from anomalib.deploy import CompressionType, ExportType
 from anomalib.metrics import F1Score
 from anomalib.models.components.base.export_mixin import ExportMixin
+from anomalib.models.components.base.export_mixin.utils import create_export_root
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from anomalib_vqflow.condition import frozen_tables
@@ -26,14 +28,18 @@ from anomalib_vqflow.torch_model import Prediction
 
 from .arguments import (
     ONNX_OPSET,
+    check_camera_input,
     check_file_name,
     check_onnx_arguments,
     compression_named,
     known_outputs,
     size_of_images,
 )
+from .camera import take_frames_in_onnx, take_frames_in_openvino
 from .files import finish_onnx, whole_files
-from .int8 import ignored_scope, quantize, quantize_with_accuracy_control
+from .int8 import ignored_scope, quantize, quantize_with_accuracy_control, rebatch, set_up_images
+from .metadata import METADATA_KEY, as_text, describe, write_metadata
+from .model_api import fixed_size, keep_colors, tell_model_api
 from .module_paths import name_nodes_by_module
 from .openvino import table_lookup_extension
 from .pre_processor import resize_as_in_training
@@ -41,9 +47,6 @@ from .resize import SizeError
 
 if TYPE_CHECKING:
     import openvino
-
-ENOUGH_IMAGES = 300
-"""Images that NNCF recommends to quantize with."""
 
 
 class AntialiasExportMixin(ExportMixin, LightningModule):
@@ -83,6 +86,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         export_root: Path | str,
         model_file_name: str = "model",
         input_size: tuple[int, int] | None = None,
+        camera_input: bool = False,
         **kwargs: Any,  # noqa: ANN401
     ) -> Path:
         """Export to ONNX like anomalib, in the operator set that torch's exporter writes.
@@ -93,6 +97,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             export_root: Folder to export to.
             model_file_name: Name of the file, without suffix.
             input_size: Height and width of the images, in pixels; None for any.
+            camera_input: Whether the model takes bytes of shape ``(B, H, W, 3)`` in the order BGR.
             kwargs: Further arguments of ``torch.onnx.export``; ``output_names`` choose among the outputs.
 
         Returns:
@@ -101,16 +106,30 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         Raises:
             ValueError: If an argument is not possible, or the pre-processor cannot be exported for any size.
         """
+        return self._to_onnx(export_root, model_file_name, input_size, camera_input, is_result=True, **kwargs)
+
+    def _to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str,
+        input_size: tuple[int, int] | None,
+        camera_input: bool,
+        is_result: bool,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
+        """Export to ONNX; metadata are added if that is not only a step of an export."""
         check_file_name(model_file_name)
         input_size = size_of_images(input_size)
         opset = kwargs.setdefault("opset_version", ONNX_OPSET)
         outputs = kwargs.pop("output_names", None)
         check_onnx_arguments(kwargs)
+        check_camera_input(camera_input)
         self._prepare_export()
         examples = self._example_images(input_size)
         prediction = Prediction._asdict(self.eval()(examples[0]))  # that of inferencers leaves the concept out
         told = [name for name, value in prediction.items() if value is not None]
         outputs = known_outputs(outputs, told, [name for name in told if name in InferenceBatch._fields])
+        notes = {} if self.bit_depth is None else {"bit_depth": str(self.bit_depth)}
         with whole_files(export_root, ExportType.ONNX) as folder:
             self.is_exported = True
             try:
@@ -123,7 +142,13 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             finally:
                 self.is_exported = False
             name_nodes_by_module(path)
-            finish_onnx(path, outputs, opset, self.bit_depth)
+            if is_result:
+                metadata = describe(self, path.name, input_size, outputs, "fp32", camera_input)
+                write_metadata(path.parent, metadata)
+                notes[METADATA_KEY] = as_text(metadata)
+            finish_onnx(path, outputs, opset, notes)
+            if camera_input:
+                take_frames_in_onnx(path)
         return _place(export_root, path)
 
     def _prepare_export(self) -> None:
@@ -156,6 +181,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         max_drop: float = 0.01,
         ov_kwargs: dict[str, Any] | None = None,
         onnx_kwargs: dict[str, Any] | None = None,
+        camera_input: bool = False,
     ) -> Path:
         """Export to OpenVINO like anomalib, with INT8 only where it does no harm.
 
@@ -172,7 +198,9 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             task: Unused, as in anomalib.
             max_drop: Largest drop of the metric under ``INT8_ACQ``.
             ov_kwargs: Further arguments of ``openvino.convert_model``.
-            onnx_kwargs: Further arguments of ``torch.onnx.export``.
+            onnx_kwargs: Further arguments of ``torch.onnx.export``; ``camera_input`` may be among them, because
+                ``engine.export`` does not pass it otherwise.
+            camera_input: Whether the model takes bytes of shape ``(B, H, W, 3)`` in the order BGR.
 
         Returns:
             Path of the ``.xml`` file.
@@ -186,22 +214,38 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         if metric is not None and not isinstance(metric, Metric):
             msg = f"metric must be a metric object, such as anomalib.metrics.F1Score(...), got {metric!r}."
             raise TypeError(msg)
-        with whole_files(export_root, ExportType.OPENVINO) as folder:
-            path = super().to_openvino(
-                folder,
-                model_file_name,
-                size_of_images(input_size),
-                compression,
-                datamodule,
-                metric,
-                task,
-                max_drop,
-                {"extension": table_lookup_extension(), **(ov_kwargs or {})},
-                onnx_kwargs,
+        onnx_arguments = {"camera_input": camera_input, **(onnx_kwargs or {})}
+        camera_input = check_camera_input(onnx_arguments.pop("camera_input"))
+        import openvino
+
+        with whole_files(export_root, ExportType.OPENVINO) as folder, TemporaryDirectory() as onnx_folder:
+            onnx_path = self._to_onnx(
+                onnx_folder, model_file_name, input_size, camera_input=False, is_result=False, **onnx_arguments
             )
+            model = openvino.convert_model(onnx_path, **{"extension": table_lookup_extension(), **(ov_kwargs or {})})
+            if compression not in {None, CompressionType.FP16}:
+                model = self._compress(model, compression, datamodule, metric, task, max_drop)
+            path = create_export_root(folder, ExportType.OPENVINO) / f"{model_file_name}.xml"
+            outputs = [output.any_name for output in model.outputs]
+            precision = compression.value if compression else "fp32"
+            metadata = describe(self, path.name, fixed_size(model), outputs, precision, camera_input)
+            write_metadata(path.parent, metadata)
+            keep_colors(model)
+            tell_model_api(model, *self._told_thresholds(), takes_frames=camera_input)
+            model.set_rt_info(as_text(metadata), [METADATA_KEY])
+            if camera_input:
+                model = take_frames_in_openvino(model)
+            openvino.save_model(model, path, compress_to_fp16=compression == CompressionType.FP16)
         return _place(export_root, path)
 
-    def _compress_ov_model(
+    def _told_thresholds(self) -> tuple[float, float]:
+        """Thresholds of scores and maps as an exported model tells them."""
+        post = self.post_processor
+        if not isinstance(post, PostProcessor):
+            return 0.5, 0.5
+        return post.normalized_image_threshold.item(), post.normalized_pixel_threshold.item()
+
+    def _compress(
         self,
         model: "openvino.Model",
         compression_type: CompressionType | None = None,
@@ -210,7 +254,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         task: TaskType | None = None,
         max_drop: float = 0.01,
     ) -> "openvino.Model":
-        """Compress a model; anomalib's own hook would compress all of it."""
+        """Compress a model where it does no harm; anomalib would compress all of it."""
         del task
         import nncf
 
@@ -224,54 +268,21 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         ignored = ignored_scope(model, self)
         if compression_type == CompressionType.INT8:
             return nncf.compress_weights(model, ignored_scope=ignored)
-        datamodule = _set_up(datamodule, CompressionType(compression_type))
+        datamodule = set_up_images(datamodule, CompressionType(compression_type))
         self.agree_with(datamodule)
-        batch, _, height, width = model.input(0).partial_shape
-        is_static = height.is_static and width.is_static
-        size = (height.get_length(), width.get_length()) if is_static else self.input_size
+        batch = model.input(0).partial_shape[0]
+        size = fixed_size(model) or self.input_size
         if size is not None:
             resize_images(datamodule, size)
         batch_size = batch.get_length() if batch.is_static else None
-        images = _rebatch(datamodule.val_dataloader(), batch_size)
+        images = rebatch(datamodule.val_dataloader(), batch_size)
         if compression_type == CompressionType.INT8_PTQ:
             return quantize(model, ignored, images)
-        labeled_images = _rebatch(datamodule.test_dataloader(), batch_size)
+        labeled_images = rebatch(datamodule.test_dataloader(), batch_size)
         metric = metric or F1Score(fields=["pred_label", "gt_label"])
         return quantize_with_accuracy_control(model, ignored, images, labeled_images, metric, max_drop)
-
-
-def _set_up(datamodule: AnomalibDataModule | None, compression: CompressionType) -> AnomalibDataModule:
-    """Make sure that there are images to quantize with."""
-    if datamodule is None:
-        msg = f"{compression.name} needs images: give a datamodule, or --data on a command line."
-        raise ValueError(msg)
-    datamodule.setup("fit")
-    num_images = len(getattr(datamodule, "val_data", ()))
-    if not num_images:
-        msg = f"{compression.name} needs validation images: give the datamodule a val_split_mode."
-        raise ValueError(msg)
-    test_data = getattr(datamodule, "test_data", None)
-    if compression == CompressionType.INT8_ACQ and (test_data is None or not test_data.has_anomalous):
-        msg = f"{compression.name} judges by test images, of which none is anomalous; use INT8_PTQ."
-        raise ValueError(msg)
-    if num_images < ENOUGH_IMAGES:
-        rank_zero_warn(f"{compression.name} has {num_images} validation images; NNCF recommends {ENOUGH_IMAGES}.")
-    return datamodule
 
 
 def _place(export_root: Path | str, path: Path) -> Path:
     """Tell where a file is that was exported to another root before it was moved."""
     return Path(export_root).joinpath(*path.parts[-3:])
-
-
-def _rebatch(loader: DataLoader, batch_size: int | None) -> DataLoader:
-    """Read the same images in batches of a size that a model demands, if it does; those that remain are left out."""
-    if batch_size is None:
-        return loader
-    return DataLoader(
-        loader.dataset,
-        batch_size,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        drop_last=True,
-    )

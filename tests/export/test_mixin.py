@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from anomalib_vqflow.data import read_image
-from anomalib_vqflow.export import mixin
+from anomalib_vqflow.export import int8, mixin
 from anomalib_vqflow.image_files import TrueImageVisualizer
 from anomalib_vqflow.quantization import Codebook
 from tests.tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model
@@ -133,7 +133,7 @@ def test_the_concept_is_an_output_where_it_is_asked_for(monkeypatch, tmp_path):
     kept = []
     monkeypatch.setattr(torch.onnx, "export", lambda **_: None)
     monkeypatch.setattr(mixin, "name_nodes_by_module", lambda _: None)
-    monkeypatch.setattr(mixin, "finish_onnx", lambda _, outputs, opset, _bits: kept.append((outputs, opset)))
+    monkeypatch.setattr(mixin, "finish_onnx", lambda _, outputs, opset, _notes: kept.append((outputs, opset)))
     tiny_model().to_onnx(tmp_path, output_names=["concept", "pred_score"])
     tiny_model().to_onnx(tmp_path)
     assert kept == [(["concept", "pred_score"], 18), (["pred_score", "anomaly_map"], 18)]  # no labels before training
@@ -177,7 +177,7 @@ def test_accuracy_needs_labels(model):
     """Without a threshold and a metric of scores there is nothing to judge by."""
     outputs = [SimpleNamespace(names={"pred_score"}), SimpleNamespace(names={"anomaly_map"})]
     with pytest.raises(ValueError, match=r"INT8_ACQ judges by labels, .* give a metric of scores"):
-        model._compress_ov_model(SimpleNamespace(outputs=outputs), CompressionType.INT8_ACQ)
+        model._compress(SimpleNamespace(outputs=outputs), CompressionType.INT8_ACQ)
 
 
 def test_operator_set(monkeypatch, tmp_path):
@@ -213,7 +213,7 @@ def test_what_cannot_be_compressed_is_refused(model, exported, root, compression
     inferred = openvino.Core().read_model(exported("openvino"))
     datamodule = tiny_data(root, **arguments) if arguments else None
     with pytest.raises(ValueError, match=message):
-        model._compress_ov_model(inferred, CompressionType(compression), datamodule)
+        model._compress(inferred, CompressionType(compression), datamodule)
 
 
 def test_images_to_quantize_with_are_read_as_in_training(model, exported, root, monkeypatch):
@@ -222,7 +222,7 @@ def test_images_to_quantize_with_are_read_as_in_training(model, exported, root, 
     monkeypatch.setattr(model, "bit_depth", 14)
     datamodule = tiny_data(root)
     with pytest.warns(UserWarning, match="8 validation images"):
-        model._compress_ov_model(openvino.Core().read_model(exported("openvino")), CompressionType.INT8_PTQ, datamodule)
+        model._compress(openvino.Core().read_model(exported("openvino")), CompressionType.INT8_PTQ, datamodule)
     assert datamodule.val_data.bit_depth == 14
 
 
@@ -230,7 +230,7 @@ def test_accuracy_needs_anomalous_test_images():
     """Without any, every model would be as good as any other."""
     good_only = SimpleNamespace(setup=lambda _: None, val_data=[0], test_data=SimpleNamespace(has_anomalous=False))
     with pytest.raises(ValueError, match="INT8_ACQ judges by test images, of which none is anomalous"):
-        mixin._set_up(good_only, CompressionType.INT8_ACQ)
+        int8.set_up_images(good_only, CompressionType.INT8_ACQ)
 
 
 @pytest.mark.slow
