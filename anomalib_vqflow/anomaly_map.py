@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .calibration import ConceptCalibration
+from .top_mean import top_mean
 
 ScoreMap = Literal["likelihood", "multiplicative", "additive"]
 
@@ -156,8 +157,7 @@ class AnomalyMapGenerator(nn.Module):
 
     def _top_mean(self, maps: Tensor) -> Tensor:
         """Average the top share of the pixels; shape ``(B,)``."""
-        pixels = maps.flatten(1)
-        return pixels.topk(max(int(self.top_k_ratio * maps.shape[-2] * maps.shape[-1]), 1), dim=1).values.mean(dim=1)
+        return top_mean(maps, self.top_k_ratio)
 
 
 def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> list[Tensor]:

@@ -49,7 +49,7 @@ from models import (
 
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.condition import frozen_tables
-from anomalib_vqflow.export.openvino import table_lookup_extension
+from anomalib_vqflow.export.openvino import conversion_extensions
 
 CONFIG = Path(__file__).parents[1] / "configs" / "mvtec_ad.yaml"
 FORMS = ("plain", "tables")
@@ -101,7 +101,7 @@ def export_all(model: VQFlow, folder: Path) -> dict[str, Path]:
     details, semantic = draw_features(model, 1)
     maps, images = (*details, semantic), torch.rand(1, 3, *model.input_size)
     paths = {"backbone": export_openvino(Backbone(model), images, folder / "backbone.xml", any_batch=True)}
-    flow_side, extension = FlowSide(model), [table_lookup_extension()]
+    flow_side, extension = FlowSide(model), conversion_extensions()
     for name in FORMS:
         with form(model, name):
             with frozen_tables(flow_side, [maps]):

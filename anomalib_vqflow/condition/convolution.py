@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A 3×3 convolution of a map and a condition, which knows when the condition need not be multiplied."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ LOOK_UP_COST = 3
 OVERHEAD = 1e7, 8e7
 """Multiplications in the time of which a table is put together and used, without its own; the second with gradients.
 [Measured on one core: 0.3 and 2 ms, at 40 million multiplications per ms.]"""
+WORTH_A_NUMBER = 16
+"""Multiplications of an exported model, per image, that are worth a number more in its file."""
 
 
 class KeptTable(NamedTuple):
@@ -149,8 +152,11 @@ class ConditionedConv2d(nn.Conv2d):
         return "table" in self._buffers
 
     def freeze_(self) -> None:
-        """Fix the table that is kept, where it has fewer numbers than the part of the kernel that it replaces."""
-        if self._kept is not None and self._kept.table.numel() < self.weight.numel() - self._kept.narrow.numel():
+        """Fix the table that is kept, where it saves enough multiplications for what it has more than the kernel."""
+        if self._kept is None:
+            return
+        replaced = self.weight.numel() - self._kept.narrow.numel()
+        if math.prod(self._kept.grid) * replaced > WORTH_A_NUMBER * (self._kept.table.numel() - replaced):
             self.register_buffer("table", self._kept.table, persistent=False)
             self.register_buffer("narrow", self._kept.narrow.contiguous(), persistent=False)
 
@@ -166,7 +172,7 @@ class ConditionedConv2d(nn.Conv2d):
 
 @contextmanager
 def frozen_tables(module: nn.Module, examples: Sequence[Tensor]) -> Iterator[None]:
-    """Let a module that is about to be exported hold tables instead of kernels, where that is smaller.
+    """Let a module that is about to be exported hold tables instead of kernels, where that is worth it.
 
     Maps whose size follows that of the images have no fixed table, and are convolved plainly.
 

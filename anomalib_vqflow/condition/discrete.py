@@ -169,10 +169,8 @@ def _edges(places: Tensor) -> Tensor:
 def _tap_rows(indices: Tensor, num_codes: int) -> Tensor:
     """Find the code rows of each cell's neighborhood; ``(B, h, w)`` to ``(B, h, w, 9)``."""
     height, width = indices.shape[1:]
+    y, x, tap = (torch.arange(size, device=indices.device) for size in (height, width, NUM_TAPS))
     padded = NUM_TAPS * F.pad(indices, (1, 1, 1, 1), value=num_codes)
-    taps = [
-        padded[:, row : row + height, column : column + width] + 3 * row + column
-        for row in range(3)
-        for column in range(3)
-    ]
-    return torch.stack(taps, dim=-1)
+    corners = (width + 2) * y[:, None] + x  # where the windows begin in a padded map without rows
+    windows = corners[..., None] + (width + 2) * (tap // 3) + tap % 3
+    return padded.flatten(1)[:, windows] + tap

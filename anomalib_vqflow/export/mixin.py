@@ -41,7 +41,7 @@ from .int8 import ignored_scope, quantize, quantize_with_accuracy_control, rebat
 from .metadata import METADATA_KEY, as_text, describe, write_metadata
 from .model_api import fixed_size, keep_colors, tell_model_api
 from .module_paths import name_nodes_by_module
-from .openvino import table_lookup_extension
+from .openvino import conversion_extensions
 from .pre_processor import resize_as_in_training
 from .resize import SizeError
 
@@ -222,7 +222,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             onnx_path = self._to_onnx(
                 onnx_folder, model_file_name, input_size, camera_input=False, is_result=False, **onnx_arguments
             )
-            model = openvino.convert_model(onnx_path, **{"extension": table_lookup_extension(), **(ov_kwargs or {})})
+            model = openvino.convert_model(onnx_path, **{"extension": conversion_extensions(), **(ov_kwargs or {})})
             if compression not in {None, CompressionType.FP16}:
                 model = self._compress(model, compression, datamodule, metric, task, max_drop)
             path = create_export_root(folder, ExportType.OPENVINO) / f"{model_file_name}.xml"

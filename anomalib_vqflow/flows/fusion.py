@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from anomalib_vqflow.condition import Condition, ConditionedConv2d, dense_condition
 
+from .arctan import arctan
 from .subnets import ChannelNorm, conv3x3
 
 
@@ -183,7 +184,7 @@ class FusionCoupling(InvertibleModule):
         """Predict log-scales, clamped, and shifts."""
         predicted = subnet(halves, condition)
         alpha = self.affine_clamp
-        return ScaleShift([alpha * 0.636 * torch.atan(s / alpha) for s in predicted.raw_scales], predicted.shifts)
+        return ScaleShift([alpha * 0.636 * arctan(s / alpha) for s in predicted.raw_scales], predicted.shifts)
 
     def extra_repr(self) -> str:
         """Tell the splits of the channels and the bound when printed."""

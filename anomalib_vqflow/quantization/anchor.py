@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .concept import Concept
 from .position import axis_encoding
@@ -36,14 +37,34 @@ class Anchor:
         """Height and width of the level, in cells."""
         return self.rows.shape[1], self.columns.shape[1]
 
+    @property
+    def position(self) -> Tensor:
+        """The position of every cell, shape ``(P, h, w)``."""
+        height, width = self.grid
+        columns = self.columns[:, None, :].expand(-1, height, width)
+        rows = self.rows[:, :, None].expand(-1, height, width)
+        return torch.cat((columns, rows))
+
     @cached_property
     def map(self) -> Tensor:
         """⟨PE, ŷ⟩ in every cell, shape ``(B, P + D, h, w)``."""
-        (height, width), prototype = self.grid, self.concept.prototype
-        columns = self.columns[:, None, :].expand(-1, height, width)
-        rows = self.rows[:, :, None].expand(-1, height, width)
-        position = torch.cat((columns, rows)).expand(prototype.shape[0], -1, -1, -1)
-        return torch.cat((position, prototype[..., None, None].expand(-1, -1, height, width)), dim=1)
+        prototype = self.concept.prototype
+        position = self.position.expand(prototype.shape[0], -1, -1, -1)
+        return torch.cat((position, prototype[..., None, None].expand(-1, -1, *self.grid)), dim=1)
+
+    def subtract_from(self, cells: Tensor) -> Tensor:
+        """Subtract ⟨PE, ŷ⟩ from every cell without spreading it out to a map of each image.
+
+        Args:
+            cells: Map of shape ``(B, P + D, h, w)``.
+
+        Returns:
+            Map of the same shape.
+        """
+        prototype, position = self.concept.prototype, self.position
+        in_all_images = F.pad(position, (0, 0, 0, 0, 0, prototype.shape[1]))
+        in_all_cells = F.pad(prototype, (position.shape[0], 0))[..., None, None]
+        return cells - in_all_images - in_all_cells
 
 
 def make_anchor(concept: Concept, position_dim: int, grid: tuple[int, int]) -> Anchor:

@@ -86,7 +86,7 @@ class PatternQuantizer(nn.Module):
             ValueError: If a required context is missing, or one is given that would not be used.
         """
         query = self._query(features, context)
-        cells = query - anchor.map if self.residual else query
+        cells = anchor.subtract_from(query) if self.residual else query
         codes, indices, commitment = self.codebook(cells.permute(0, 2, 3, 1))
         codebook = self.codebook.codes
         if self.training:

@@ -3,6 +3,7 @@
 
 import copy
 import dataclasses
+import math
 import pickle
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from anomalib_vqflow.condition import ConditionedConv2d, DiscreteCondition, convolution, frozen_tables
-from anomalib_vqflow.condition.convolution import saves_work
+from anomalib_vqflow.condition.convolution import WORTH_A_NUMBER, saves_work
 
 from .conditions import BATCH, GRIDS, KINDS, make_condition
 
@@ -306,16 +307,19 @@ def test_frozen_table_equals_the_plain_convolution(monkeypatch, kind):
         expected = plain(level.conv, x, level.condition)
         no_dense(monkeypatch)
         with frozen_tables(level, [x]):
-            assert level.conv.is_frozen == (sum(level.condition.table_sizes) < 9 * level.condition.shape[1])
+            _, channels, *grid = level.condition.shape
+            more = sum(level.condition.table_sizes) - 9 * channels
+            assert level.conv.is_frozen == (9 * channels * math.prod(grid) > WORTH_A_NUMBER * more)
             assert_close(level(x), expected, atol=1e-9, rtol=0)
             assert set(level.state_dict()) == state
         assert not level.conv.is_frozen
         assert_close(level(x), expected, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize(("width", "frozen"), [(3, True), (40, False)])
-def test_only_tables_that_are_smaller_than_the_kernel_are_frozen(width, frozen):
-    """The position strips of a wide map outweigh a kernel of few channels."""
+@pytest.mark.parametrize(("width", "worth", "frozen"), [(3, 1e9, True), (40, 1e9, False), (40, 1, True)])
+def test_only_tables_that_are_worth_their_size_are_frozen(monkeypatch, width, worth, frozen):
+    """The position strips of a wide map outweigh a kernel of few channels; the work that they save may be worth it."""
+    monkeypatch.setattr(convolution, "WORTH_A_NUMBER", worth)
     level = Level((2, width), patterns=False).eval()
     with frozen_tables(level, [make_x(level.condition)]):
         assert level.conv.is_frozen == frozen

@@ -58,3 +58,11 @@ def test_wrong_width_is_refused():
     """The message names the argument."""
     with pytest.raises(ValueError, match="position_dim"):
         make_anchor(make_concept(torch.zeros(1, 3)), 6, (2, 2))
+
+
+@pytest.mark.parametrize("position_dim", [0, 8])
+def test_subtracting_is_subtracting_the_map(position_dim):
+    """To the bit, because a channel holds position or prototype."""
+    anchor = make_anchor(make_concept(torch.randn(2, 3)), position_dim, (4, 5))
+    cells = torch.randn(2, position_dim + 3, 4, 5)
+    assert torch.equal(anchor.subtract_from(cells), cells - anchor.map)
