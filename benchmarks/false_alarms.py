@@ -8,6 +8,7 @@ threshold: its normal images alone, by split conformal prediction under a false-
 concept; or, as anomalib does it, by the best F1 score on all images of the half; or by the highest score of its normal
 images. On the other half, the share of normal images above the threshold is measured, the same for the category that
 has most, and the share of anomalous images that are found. Means and deviations over splits and checkpoints.
+Options that are not listed go to the configuration, as ``--data.root products``.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import torch
 from anomalib.engine import Engine
 from measuring import mean_and_deviation, print_header, print_row
+from models import configuration_overrides
 from torch import Tensor
 
 from anomalib_vqflow import MultiCategory, VQFlow
@@ -51,11 +53,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("checkpoints", type=Path, nargs="+")
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    overrides = configuration_overrides(rest)
 
     found: dict[str, dict[str, list[float]]] = {}
     for checkpoint in options.checkpoints:
-        _, _, datamodule = Engine.from_config(options.config)
+        _, _, datamodule = Engine.from_config(options.config, **overrides)
         datamodule.setup()
         scored = score_images(VQFlow.load_from_checkpoint(checkpoint, map_location="cpu"), datamodule)
         for name, set_thresholds in WAYS.items():

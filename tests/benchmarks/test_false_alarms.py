@@ -14,7 +14,7 @@ false_alarms = load_script("benchmarks/false_alarms.py")
 @pytest.mark.slow
 def test_every_way_is_measured(config, checkpoint, capsys):
     """Each way to set a threshold has a row of three numbers."""
-    false_alarms.main([str(config), checkpoint])
+    false_alarms.main([str(config), checkpoint, "--data.eval_batch_size", "2"])
 
     rows = read_table(capsys.readouterr().out)
     assert {"rate 0.1", "rate 0.01, per concept", "best F1 score", "highest normal score"} <= rows.keys()
