@@ -11,7 +11,6 @@ from anomalib.deploy import OpenVINOInferencer
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from anomalib_vqflow.export.model_api import OUTPUTS, fixed_size, keep_colors, tell_model_api
-from tests.tiny import tiny_model
 
 from .predictions import FP32, TOLERANCE, some_images
 
@@ -132,11 +131,14 @@ def test_what_model_api_is_told(tmp_path, size, is_fixed):
     }
 
 
-@pytest.mark.parametrize("outputs", [["pred_score", "anomaly_map"], [*sorted(OUTPUTS), "concept"]])
-def test_other_outputs_are_not_for_model_api(outputs):
-    """Model API would compute scores of its own, or refuse the model."""
+@pytest.mark.parametrize(
+    ("outputs", "threshold"),
+    [(["pred_score", "anomaly_map"], 0.5), ([*sorted(OUTPUTS), "concept"], 0.5), (["anomaly_map"], None)],
+)
+def test_other_outputs_are_not_for_model_api(outputs, threshold):
+    """Model API would compute scores of its own, or labels without a threshold, or refuse the model."""
     model = small_model(outputs=outputs)
-    tell_model_api(model, 0.5, 0.5, takes_frames=False)
+    tell_model_api(model, threshold, 0.5, takes_frames=False)
     assert not model.has_rt_info(["model_info", "model_type"])
 
 
@@ -163,12 +165,3 @@ def test_colors_are_kept_at_no_cost():
     kinds = [sorted(node.get_friendly_name() for node in one.get_runtime_model().get_ops()) for one in compiled]
     assert len(kinds[0]) == len(kinds[1])
     np.testing.assert_array_equal(compiled[0](image)["pred_score"], compiled[1](image)["pred_score"])
-
-
-def test_thresholds_are_those_of_the_told_scores():
-    """Scores are normalized, so their thresholds are where the sensitivities are put."""
-    model = tiny_model()
-    assert model._told_thresholds() == (0.5, 0.5)
-    model.post_processor.image_sensitivity = 0.75
-    assert model._told_thresholds() == (0.25, 0.5)
-    assert tiny_model(post_processor=False)._told_thresholds() == (0.5, 0.5)
