@@ -9,7 +9,7 @@ import pytest
 from openvino.preprocess import PrePostProcessor
 
 from anomalib_vqflow.export.metadata import METADATA_FILE
-from anomalib_vqflow.export.model_api import OUTPUTS, keep_map
+from anomalib_vqflow.export.model_api import OUTPUTS, keep_colors, keep_map, tell_model_api
 from tests.tiny import tiny_model
 
 from .predictions import FP32, TOLERANCE
@@ -53,9 +53,8 @@ def dl_streamer(path):
     return classify
 
 
-@pytest.mark.parametrize(
-    "compression", [None, pytest.param("fp16", marks=pytest.mark.slow), pytest.param("int8_ptq", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", [None, "fp16", "int8_ptq"])
 def test_dl_streamer_and_model_api_agree(exported, compression):
     """From the file, both tell the label and the score of the map's highest value, which is that of the full model."""
     full = exported("openvino", compression, input_size=SIZE)
@@ -75,11 +74,23 @@ def test_dl_streamer_and_model_api_agree(exported, compression):
     assert streamed == (("Anomaly", "Normal")[int(above <= 0)], pytest.approx(0.5 + abs(above), abs=TOLERANCE))
 
 
-def test_only_the_map_is_kept():
-    """Whatever comes before and after it."""
-    model = small_model(outputs=sorted(OUTPUTS))
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_the_highest_value_is_held_against_the_threshold(tmp_path, factor):
+    """A saved model has no output but the map, and Model API and DL Streamer tell the same of it."""
+    image, path, model = colored_bytes((8, 8)), tmp_path / "model.xml", small_model(outputs=sorted(OUTPUTS))
     keep_map(model)
     assert [output.names for output in model.outputs] == [{"anomaly_map"}]
+    peak = openvino.compile_model(model, "CPU", FP32)(as_input(image))[0].max()
+    assert 0 < peak < 1
+    keep_colors(model)
+    tell_model_api(model, factor * peak, 0.5, takes_frames=False)
+    openvino.save_model(model, path, compress_to_fp16=False)
+    frame = np.ascontiguousarray(image[..., ::-1])
+    label, confidence = dl_streamer(path)(frame)
+    assert label == ("Anomaly" if factor < 1 else "Normal")
+    assert confidence == pytest.approx(0.5 + 0.1 * peak, abs=1e-5)
+    found = model_api(path)(frame)
+    assert (found.pred_label, found.pred_score) == (label, pytest.approx(confidence, abs=1e-5))
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,12 @@ def model_api(path):
 
 
 def small_model(height=8, width=8, outputs=sorted(OUTPUTS)):  # noqa: B008
-    """A model whose first operators are those of an exported one: an addition and a convolution."""
+    """A model whose first operators are those of an exported one, an addition and a convolution, for maps below 1."""
     generator = np.random.default_rng(0)
     image = ops.parameter([-1, 3, height, width], np.float32, "input")
     image.output(0).set_names({"input"})
     shifted = ops.add(image, ops.constant(generator.random((1, 3, 1, 1), dtype=np.float32)))
-    weights = ops.constant(generator.random((4, 3, 2, 2), dtype=np.float32))
+    weights = ops.constant(generator.random((1, 3, 2, 2), dtype=np.float32) / 24)
     result = ops.convolution(shifted, weights, [2, 2], [0, 0], [0, 0], [1, 1])
     results = [ops.result(ops.relu(result)) for _ in outputs]
     for one, name in zip(results, outputs, strict=True):
