@@ -103,7 +103,7 @@ def shell_blocks(document):
 def commands(document):
     """List the commands of a document, those in its prose, too, as the shell hands them to the programs."""
     inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(document))]
-    inline = [code for code in inline if re.match(r"(anomalib \w+ --|python \w+/|vqflow-(report|repository|predict) )", code)]
+    inline = [code for code in inline if re.match(r"(anomalib \w+ --|python \w+/|vqflow-(predict|repor\w+) )", code)]
     whole = [code for code in inline if "..." not in code]
     lines = bash(RECORD + "\n".join([*shell_blocks(document), *whole]), ROOT).splitlines()
     return [shlex.split(line) for line in lines]

@@ -85,7 +85,7 @@ def test_what_others_configured_stays(model, tmp_path):
     main([str(model), str(repository), "--name", "nut"])
     configuration = json.loads((repository / "config.json").read_text())
     assert configuration["model_config_list"][:2] == others
-    assert [entry["config"]["name"] for entry in configuration["model_config_list"]] == ["bolt", "lid", "nut"]
+    assert [entry["config"]["name"] for entry in configuration["model_config_list"]] == ["bolt", "x", "nut"]
     assert configuration["monitoring"] == {"metrics": {}}
 
 
