@@ -11,9 +11,9 @@ import openvino
 import pytest
 
 from anomalib_vqflow.export.metadata import METADATA_FILE
-from anomalib_vqflow.model_server import METADATA, main
-
-from .prediction.toys import write_toy
+from anomalib_vqflow.model_server.__main__ import main
+from anomalib_vqflow.model_server.repository import METADATA
+from tests.prediction.toys import write_toy
 
 
 @pytest.fixture
@@ -144,6 +144,8 @@ def check_refusal(arguments, message, capsys):
 def test_torch_is_not_needed(model, tmp_path):
     """As for prediction, an installation without dependencies and with OpenVINO will do."""
     code = "import sys; sys.modules.update(dict.fromkeys(['torch', 'anomalib', 'lightning']))\n"
-    code += f"from anomalib_vqflow.model_server import main; main([{str(model)!r}, 'models', '--name', 'bolt'])"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    code += (
+        f"from anomalib_vqflow.model_server.__main__ import main; main([{str(model)!r}, 'models', '--name', 'bolt'])"
+    )
+    subprocess.run([sys.executable, "-c", code, "models", "--name", "bolt"], cwd=tmp_path, check=True)
     assert check_configuration(tmp_path / "models") == ["bolt"]
