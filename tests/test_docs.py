@@ -30,7 +30,11 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 FOLDERS = "anomalib_vqflow|backbone_training|benchmarks|configs|docs|examples|tests"
 SETUP = ("venv", ".ci/")  # commands that install, or run the tests themselves
 MAX_README_WORDS = 1500
-MODULES = {"vqflow-predict": "anomalib_vqflow.prediction", "vqflow-report": "anomalib_vqflow.report"}
+MODULES = {
+    "vqflow-predict": "anomalib_vqflow.prediction",
+    "vqflow-report": "anomalib_vqflow.report",
+    "vqflow-repository": "anomalib_vqflow.model_server",
+}
 NONE = "\N{EN DASH}"  # in the table of arguments
 
 # Instead of running, each command is printed; vqflow-config, whose output goes into others, is real; it makes no file.
@@ -41,6 +45,7 @@ anomalib() { record anomalib "$@"; }
 python() { record python "$@"; }
 vqflow-report() { record vqflow-report "$@"; }
 vqflow-predict() { record vqflow-predict "$@"; }
+vqflow-repository() { record vqflow-repository "$@"; }
 vqflow-config() {
     set -- "${1/#results*/light_cpu}"
     "$PYTHON" -c 'from anomalib_vqflow.configuration import main; main()' "$@"
@@ -98,7 +103,7 @@ def shell_blocks(document):
 def commands(document):
     """List the commands of a document, those in its prose, too, as the shell hands them to the programs."""
     inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(document))]
-    inline = [code for code in inline if re.match(r"(anomalib \w+ --|python \w+/|vqflow-(report|predict) )", code)]
+    inline = [code for code in inline if re.match(r"(anomalib \w+ --|python \w+/|vqflow-(predict|repor\w+) )", code)]
     whole = [code for code in inline if "..." not in code]
     lines = bash(RECORD + "\n".join([*shell_blocks(document), *whole]), ROOT).splitlines()
     return [shlex.split(line) for line in lines]

@@ -10,7 +10,8 @@ What happens, in this order:
 3. ``mixin.to_openvino`` converts the ONNX model with a conversion of our own (``openvino``).
 4. INT8 leaves in FP32 what rounding would harm (``int8``), and lets only convolutions and matrix products read
    quantized values (``fake_quantize``).
-5. Files say what they are (``metadata``), also to Model API (``model_api``), and may take frames (``camera``).
+5. Files say what they are (``metadata``), also to Model API and DL Streamer (``model_api``), with thresholds of what
+   they tell (``told_scores``), and may take frames (``camera``).
 """
 
 from .mixin import AntialiasExportMixin

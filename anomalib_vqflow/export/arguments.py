@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from anomalib.deploy import CompressionType
+from torch import nn
 
 from anomalib_vqflow.features import height_and_width
+
+from .told_scores import peak_threshold
 
 ONNX_OPSET = 18
 """The lowest operator set that torch's exporter writes itself."""
@@ -82,10 +85,54 @@ def check_camera_input(camera_input: Any) -> bool:  # noqa: ANN401  # what users
     Raises:
         ValueError: If it is anything else.
     """
-    if camera_input not in (True, False):
-        msg = f"camera_input must be True or False, got {camera_input!r}."
+    return _yes_or_no("camera_input", camera_input)
+
+
+def take_map_only(
+    arguments: dict[str, Any],
+    camera_input: bool,
+    input_size: Any,  # noqa: ANN401  # what users and command lines give
+    post_processor: nn.Module | None,
+) -> bool:
+    """Make sure that a model that tells the map only is one that DL Streamer runs.
+
+    Args:
+        arguments: Arguments of ``torch.onnx.export``, from which ``map_only``, True or False, is taken out.
+        camera_input: Whether the model takes a camera's frames.
+        input_size: Height and width of the images; None for any.
+        post_processor: Post-processor of the model.
+
+    Returns:
+        Whether the model tells the map only.
+
+    Raises:
+        ValueError: If it is neither True nor False, or another argument or the model does not go with it.
+    """
+    if not _yes_or_no("map_only", arguments.pop("map_only")):
+        return False
+    if input_size is None:
+        msg = "map_only needs an input_size, because DL Streamer resizes frames to it, best that of the frames."
         raise ValueError(msg)
-    return bool(camera_input)
+    if camera_input:
+        msg = "map_only does not go with camera_input: DL Streamer prepares frames itself. Leave one of both out."
+        raise ValueError(msg)
+    if arguments.get("output_names") is not None:
+        msg = "map_only has the map for its only output; leave output_names out."
+        raise ValueError(msg)
+    if peak_threshold(post_processor) is None:
+        msg = (
+            "map_only needs a model that normalizes its maps, and knows a threshold and scores of normal images; train "
+            "with validation images (val_split_mode), and with the post-processor that VQFlow has by default."
+        )
+        raise ValueError(msg)
+    return True
+
+
+def _yes_or_no(name: str, value: Any) -> bool:  # noqa: ANN401
+    if value not in (True, False):
+        msg = f"{name} must be True or False, got {value!r}."
+        raise ValueError(msg)
+    return bool(value)
 
 
 def check_onnx_arguments(arguments: dict[str, Any]) -> None:

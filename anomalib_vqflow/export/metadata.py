@@ -18,7 +18,8 @@ from anomalib_vqflow.backbones import weights_license
 from anomalib_vqflow.conformal import conformal_limit
 from anomalib_vqflow.post_processor import USUAL_RATE, SeparatingPostProcessor
 from anomalib_vqflow.quantization import Codebook
-from anomalib_vqflow.torch_model import Prediction
+
+from .told_scores import normal_images, peak_threshold
 
 METADATA_FORMAT = 1
 METADATA_FILE = "metadata.json"
@@ -73,6 +74,7 @@ def describe(
         "resize": describe_resize(pre),
         "outputs": list(outputs),
         "thresholds": describe_thresholds(post),
+        "map_peak_threshold": describe_peak_threshold(post),
         "normal_scores": describe_normal_scores(post),
         "concepts": describe_concepts(cast("Any", model.model).concept.codebook, product_counts),
         "products": sorted(product_counts) if product_counts else None,
@@ -126,7 +128,19 @@ def _how_set(post: PostProcessor, raw: Tensor, column: int) -> dict[str, Any]:
     return {"set_by": "f1_score", "false_alarm_rate": None}
 
 
-@torch.no_grad()
+def describe_peak_threshold(post: nn.Module | None) -> dict[str, Any] | None:
+    """Describe the threshold for those who only look at the highest value of a map.
+
+    Args:
+        post: Post-processor of a model.
+
+    Returns:
+        The threshold, and the share of normal validation images above it; None if there is none.
+    """
+    found = peak_threshold(post)
+    return found and {"told": _number(found.threshold), "normal_share": _number(found.normal_share)}
+
+
 def describe_normal_scores(post: nn.Module | None) -> dict[str, Any] | None:
     """Describe what the exported model tells of the normal validation images.
 
@@ -137,19 +151,14 @@ def describe_normal_scores(post: nn.Module | None) -> dict[str, Any] | None:
         Number of images, and quantiles of scores and highest values of maps, of all images and of each concept; None
         if they are not known.
     """
-    if not isinstance(post, SeparatingPostProcessor):
+    told = normal_images(post)
+    if told is None:
         return None
-    raw = post.normal_scores[post.normal_scores.isfinite().all(dim=1)]
-    if not len(raw):
-        return None
-    score, peak, concept = raw.unbind(1)
-    concept = concept.long()
-    told = post(Prediction(score, None, peak.view(-1, 1, 1, 1), None, concept))
-    values = {"score": told.pred_score, "map_peak": told.anomaly_map.flatten()}
-    groups = {str(int(k)): concept == k for k in concept.unique()}
+    values = {"score": told.score, "map_peak": told.map_peak}
+    groups = {str(int(k)): told.concept == k for k in told.concept.unique()}
     return {
         "levels": list(LEVELS),
-        "all": _quantiles(values, torch.ones_like(concept, dtype=torch.bool)),
+        "all": _quantiles(values, torch.ones_like(told.concept, dtype=torch.bool)),
         "concepts": {name: _quantiles(values, chosen) for name, chosen in groups.items()},
     }
 

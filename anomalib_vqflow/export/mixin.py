@@ -13,11 +13,10 @@ from anomalib.deploy import CompressionType, ExportType
 from anomalib.metrics import F1Score
 from anomalib.models.components.base.export_mixin import ExportMixin
 from anomalib.models.components.base.export_mixin.utils import create_export_root
-from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from anomalib_vqflow.condition import frozen_tables
@@ -34,16 +33,18 @@ from .arguments import (
     compression_named,
     known_outputs,
     size_of_images,
+    take_map_only,
 )
 from .camera import take_frames_in_onnx, take_frames_in_openvino
 from .files import finish_onnx, whole_files
 from .int8 import ignored_scope, quantize, quantize_with_accuracy_control, rebatch, set_up_images
 from .metadata import METADATA_KEY, as_text, describe, write_metadata
-from .model_api import fixed_size, keep_colors, tell_model_api
+from .model_api import MAP, fixed_size, keep_colors, keep_map, tell_model_api
 from .module_paths import name_nodes_by_module
 from .openvino import conversion_extensions
 from .pre_processor import resize_as_in_training
 from .resize import SizeError
+from .told_scores import told_thresholds
 
 if TYPE_CHECKING:
     import openvino
@@ -59,6 +60,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
 
     input_size: tuple[int, int] | None
     bit_depth: int | None
+    post_processor: nn.Module | None
     agree_with: Callable[[AnomalibDataModule], None]
     is_exported = False  # while torch.onnx traces the model
 
@@ -182,6 +184,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         ov_kwargs: dict[str, Any] | None = None,
         onnx_kwargs: dict[str, Any] | None = None,
         camera_input: bool = False,
+        map_only: bool = False,
     ) -> Path:
         """Export to OpenVINO like anomalib, with INT8 only where it does no harm.
 
@@ -198,9 +201,10 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             task: Unused, as in anomalib.
             max_drop: Largest drop of the metric under ``INT8_ACQ``.
             ov_kwargs: Further arguments of ``openvino.convert_model``.
-            onnx_kwargs: Further arguments of ``torch.onnx.export``; ``camera_input`` may be among them, because
-                ``engine.export`` does not pass it otherwise.
+            onnx_kwargs: Further arguments of ``torch.onnx.export``; the next two may be among them, because
+                ``engine.export`` does not pass them otherwise.
             camera_input: Whether the model takes bytes of shape ``(B, H, W, 3)`` in the order BGR.
+            map_only: Whether the map is the only output, as DL Streamer wants it; needs an ``input_size``.
 
         Returns:
             Path of the ``.xml`` file.
@@ -214,8 +218,9 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         if metric is not None and not isinstance(metric, Metric):
             msg = f"metric must be a metric object, such as anomalib.metrics.F1Score(...), got {metric!r}."
             raise TypeError(msg)
-        onnx_arguments = {"camera_input": camera_input, **(onnx_kwargs or {})}
+        onnx_arguments = {"camera_input": camera_input, "map_only": map_only, **(onnx_kwargs or {})}
         camera_input = check_camera_input(onnx_arguments.pop("camera_input"))
+        map_only = take_map_only(onnx_arguments, camera_input, input_size, self.post_processor)
         import openvino
 
         with whole_files(export_root, ExportType.OPENVINO) as folder, TemporaryDirectory() as onnx_folder:
@@ -226,24 +231,28 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             if compression not in {None, CompressionType.FP16}:
                 model = self._compress(model, compression, datamodule, metric, task, max_drop)
             path = create_export_root(folder, ExportType.OPENVINO) / f"{model_file_name}.xml"
-            outputs = [output.any_name for output in model.outputs]
-            precision = compression.value if compression else "fp32"
-            metadata = describe(self, path.name, fixed_size(model), outputs, precision, camera_input)
-            write_metadata(path.parent, metadata)
-            keep_colors(model)
-            tell_model_api(model, *self._told_thresholds(), takes_frames=camera_input)
-            model.set_rt_info(as_text(metadata), [METADATA_KEY])
-            if camera_input:
-                model = take_frames_in_openvino(model)
-            openvino.save_model(model, path, compress_to_fp16=compression == CompressionType.FP16)
+            if map_only:
+                keep_map(model)
+            self._save_openvino(model, path, compression, camera_input)
         return _place(export_root, path)
 
-    def _told_thresholds(self) -> tuple[float, float]:
-        """Thresholds of scores and maps as an exported model tells them."""
-        post = self.post_processor
-        if not isinstance(post, PostProcessor):
-            return 0.5, 0.5
-        return post.normalized_image_threshold.item(), post.normalized_pixel_threshold.item()
+    def _save_openvino(
+        self, model: "openvino.Model", path: Path, compression: CompressionType | None, camera_input: bool
+    ) -> None:
+        """Let a converted model say what it is, and save it."""
+        import openvino
+
+        outputs = [output.any_name for output in model.outputs]
+        precision = compression.value if compression else "fp32"
+        metadata = describe(self, path.name, fixed_size(model), outputs, precision, camera_input)
+        write_metadata(path.parent, metadata)
+        keep_colors(model)
+        thresholds = told_thresholds(self.post_processor, by_map=outputs == [MAP])
+        tell_model_api(model, *thresholds, takes_frames=camera_input)
+        model.set_rt_info(as_text(metadata), [METADATA_KEY])
+        if camera_input:
+            model = take_frames_in_openvino(model)
+        openvino.save_model(model, path, compress_to_fp16=compression == CompressionType.FP16)
 
     def _compress(
         self,

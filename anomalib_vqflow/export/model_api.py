@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What OpenVINO Model API reads in a model's file to run it as training did."""
+"""What OpenVINO Model API and DL Streamer read in a model's file to run it as training did."""
 
 from typing import TYPE_CHECKING
 
@@ -9,27 +9,35 @@ if TYPE_CHECKING:
 OUTPUTS = {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
 """Model API takes a prediction as it is if it consists of these, and else computes one from a map."""
 
+MAP = "anomaly_map"
+"""From this output alone, Model API and DL Streamer tell a label and a score, by its highest value."""
 
-def tell_model_api(model: "openvino.Model", image_threshold: float, pixel_threshold: float, takes_frames: bool) -> None:
+
+def tell_model_api(
+    model: "openvino.Model", image_threshold: float | None, pixel_threshold: float, takes_frames: bool
+) -> None:
     """Say in the runtime information of a model how Model API shall run it.
 
     Of a fixed size, Model API itself turns images of bytes in the order of OpenCV (BGR) into the model's input, if it
     is told how. Of any size, it only scales them, and does not change their order, whatever it is told. A model that
     will take frames gets them as they are.
 
-    A model that tells no labels, or more than Model API takes, is not described: Model API would run it wrongly.
+    A model without a threshold, or with other outputs than Model API takes, is not described: Model API would run it
+    wrongly. DL Streamer takes maps only, and the task of classification.
 
     Args:
         model: Exported model, changed in place.
-        image_threshold: Threshold of the scores that the model tells.
+        image_threshold: Threshold of the scores that the model tells, or of the highest values of its maps if it tells
+            maps only; None if there is none.
         pixel_threshold: Threshold of its maps.
         takes_frames: Whether bytes become the model's input in the model itself.
     """
-    if {name for output in model.outputs for name in output.names} != OUTPUTS:
+    told = {name for output in model.outputs for name in output.names}
+    if told not in (OUTPUTS, {MAP}) or image_threshold is None:
         return
     info: dict[str, str | float] = {
         "model_type": "AnomalyDetection",
-        "task": "segmentation",
+        "task": "segmentation" if told == OUTPUTS else "classification",
         "labels": "Normal Anomaly",
         "image_threshold": image_threshold,
         "pixel_threshold": pixel_threshold,
@@ -45,6 +53,17 @@ def tell_model_api(model: "openvino.Model", image_threshold: float, pixel_thresh
         info |= {"scale_values": "255 255 255", "reverse_input_channels": "YES"}
     for name, value in info.items():
         model.set_rt_info(str(value), ["model_info", name])
+
+
+def keep_map(model: "openvino.Model") -> None:
+    """Leave a model no output but the map.
+
+    Args:
+        model: Exported model, changed in place.
+    """
+    for output in model.outputs:
+        if MAP not in output.names:
+            model.remove_result(output.get_node())
 
 
 def keep_colors(model: "openvino.Model") -> None:

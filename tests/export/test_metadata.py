@@ -19,10 +19,12 @@ from anomalib_vqflow.export.metadata import (
     as_text,
     describe_concepts,
     describe_normal_scores,
+    describe_peak_threshold,
     describe_resize,
     describe_thresholds,
 )
 from anomalib_vqflow.export.pre_processor import AntialiasPreProcessor
+from anomalib_vqflow.export.told_scores import peak_threshold
 from anomalib_vqflow.quantization import Codebook
 from tests.tiny import tiny_data, tiny_engine, tiny_model
 
@@ -72,6 +74,8 @@ def test_an_export_describes_itself(model, exported, kind):
     assert metadata["versions"].keys() >= {"anomalib", "torch", "onnx", "openvino"}
     assert metadata["thresholds"]["image"]["raw"] == pytest.approx(model.post_processor.image_threshold.item())
     assert metadata["normal_scores"]["all"]["count"] == len(model.post_processor.normal_scores)
+    told, normal_share = peak_threshold(model.post_processor)
+    assert metadata["map_peak_threshold"] == pytest.approx({"told": told, "normal_share": normal_share})
     assert sum(concept["share"] for concept in metadata["concepts"]) == pytest.approx(1)
 
 
@@ -106,6 +110,7 @@ def test_normal_scores_are_told_by_concept():
 def test_what_is_not_known_is_null(post):
     """No number is made up, and JSON holds what is told."""
     assert describe_normal_scores(post) is None
+    assert describe_peak_threshold(post) is None
     thresholds = describe_thresholds(post)
     assert json.loads(as_text({"thresholds": thresholds})) == {"thresholds": thresholds}
     if post is not None:

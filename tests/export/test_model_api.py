@@ -11,7 +11,6 @@ from anomalib.deploy import OpenVINOInferencer
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from anomalib_vqflow.export.model_api import OUTPUTS, fixed_size, keep_colors, tell_model_api
-from tests.tiny import tiny_model
 
 from .predictions import FP32, TOLERANCE, some_images
 
@@ -40,12 +39,12 @@ def model_api(path):
 
 
 def small_model(height=8, width=8, outputs=sorted(OUTPUTS)):  # noqa: B008
-    """A model whose first operators are those of an exported one: an addition and a convolution."""
+    """A model whose first operators are those of an exported one, an addition and a convolution, for maps below 1."""
     generator = np.random.default_rng(0)
     image = ops.parameter([-1, 3, height, width], np.float32, "input")
     image.output(0).set_names({"input"})
     shifted = ops.add(image, ops.constant(generator.random((1, 3, 1, 1), dtype=np.float32)))
-    weights = ops.constant(generator.random((4, 3, 2, 2), dtype=np.float32))
+    weights = ops.constant(generator.random((1, 3, 2, 2), dtype=np.float32) / 24)
     result = ops.convolution(shifted, weights, [2, 2], [0, 0], [0, 0], [1, 1])
     results = [ops.result(ops.relu(result)) for _ in outputs]
     for one, name in zip(results, outputs, strict=True):
@@ -132,11 +131,14 @@ def test_what_model_api_is_told(tmp_path, size, is_fixed):
     }
 
 
-@pytest.mark.parametrize("outputs", [["pred_score", "anomaly_map"], [*sorted(OUTPUTS), "concept"]])
-def test_other_outputs_are_not_for_model_api(outputs):
-    """Model API would compute scores of its own, or refuse the model."""
+@pytest.mark.parametrize(
+    ("outputs", "threshold"),
+    [(["pred_score", "anomaly_map"], 0.5), ([*sorted(OUTPUTS), "concept"], 0.5), (["anomaly_map"], None)],
+)
+def test_other_outputs_are_not_for_model_api(outputs, threshold):
+    """Model API would compute scores of its own, or labels without a threshold, or refuse the model."""
     model = small_model(outputs=outputs)
-    tell_model_api(model, 0.5, 0.5, takes_frames=False)
+    tell_model_api(model, threshold, 0.5, takes_frames=False)
     assert not model.has_rt_info(["model_info", "model_type"])
 
 
@@ -163,12 +165,3 @@ def test_colors_are_kept_at_no_cost():
     kinds = [sorted(node.get_friendly_name() for node in one.get_runtime_model().get_ops()) for one in compiled]
     assert len(kinds[0]) == len(kinds[1])
     np.testing.assert_array_equal(compiled[0](image)["pred_score"], compiled[1](image)["pred_score"])
-
-
-def test_thresholds_are_those_of_the_told_scores():
-    """Scores are normalized, so their thresholds are where the sensitivities are put."""
-    model = tiny_model()
-    assert model._told_thresholds() == (0.5, 0.5)
-    model.post_processor.image_sensitivity = 0.75
-    assert model._told_thresholds() == (0.25, 0.5)
-    assert tiny_model(post_processor=False)._told_thresholds() == (0.5, 0.5)
