@@ -113,4 +113,4 @@ RULES = {
     "evaluator": _switch_or(Evaluator, "an evaluator"),
     "visualizer": _switch_or(Visualizer, "a visualizer"),
 }
-"""Rules by the name of the argument; ``input_size`` and ``tile_size``, which have a form to be brought into, have a function."""
+"""Rules by the name of the argument; sizes, which also have a form to be brought into, have a function."""

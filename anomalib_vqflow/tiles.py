@@ -28,8 +28,8 @@ class Tiles:
     says of its border, where it sees the least, does not count. The score of an image is the highest of its tiles, in
     which a small defect is not averaged away, and its concept is that of this tile.
 
-    Tiles are slices at fixed places, which every runtime computes. anomalib's ``Tiler`` serves worse: it fills in zeros
-    where tiles do not fit, makes NaN 0, which is normal, and is set by a callback, which checkpoints and exports forget.
+    Tiles are slices at fixed places, which every runtime computes. anomalib's ``Tiler`` fills in zeros where tiles do
+    not fit, makes NaN 0, which is normal, and is set by a callback, of which checkpoints and exports know nothing.
 
     Args:
         image_size: Height and width of the images, in pixels.
