@@ -83,7 +83,8 @@ def test_maps_fade_between_tiles():
 
 def test_a_small_defect_counts_in_its_tile_only():
     """It changes the score and the map of the only tile that sees it; the image has its score, if that is highest."""
-    model, normal = build(), images(2)
+    model, normal = build(use_whitening=True), images(2)
+    model.fit_whitening_([model.see(images(8))])
     spotted = normal.clone()
     spotted[0, :, 2:6, 2:6] = 20
     before, _ = scores_of_tiles(model, normal)
@@ -103,6 +104,9 @@ def test_a_small_defect_counts_in_its_tile_only():
 def test_the_score_and_concept_are_those_of_the_highest_tile():
     """Of each image by itself, whatever else is in the batch."""
     model, batch = build(), images(4)
+    with torch.no_grad():
+        embeddings = model.concept.mlp(model.see(images(4)).semantic.mean(dim=(2, 3)))
+        model.concept.codebook.codes.copy_(embeddings[::12])
     found, prediction = scores_of_tiles(model, batch)
     concepts = model.concept(model.see(batch).semantic).indices.view(4, -1)
 
