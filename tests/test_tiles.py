@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from anomalib.callbacks import TilerConfigurationCallback
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -186,6 +187,13 @@ def test_images_of_another_size_are_refused():
     """The message tells both sizes and what to do."""
     with pytest.raises(ValueError, match=r"cuts images of \(64, 96\) pixels.*got \(96, 64\).*resize"):
         build()(images(2, (96, 64)))
+
+
+def test_the_callback_of_anomalib_is_refused():
+    """Tiles that a callback sets would be lost in checkpoints and exports, so it must not set any."""
+    callback = TilerConfigurationCallback(enable=True, tile_size=32, stride=16)
+    with pytest.raises(ValueError, match="does not support tiling"):
+        callback.setup(None, tiny_model())
 
 
 def test_tiles_beyond_the_image_are_refused():
