@@ -59,8 +59,8 @@ class VQFlow(
         input_size: Height and width that images are resized to, in pixels, or one number for both. Ignored if
             ``pre_processor`` is given.
         tile_size: Height and width of overlapping tiles that these images are cut into, or one number for both; None to
-            leave them whole. Backbone and flows see tiles, so defects too small for the whole image in ``tile_size``
-            are found; with tiles, there are more kinds of normal things, so give a larger ``num_concepts``.
+            leave them whole. Backbone and flows see tiles, so that small defects are not resized away. Tiles show
+            more kinds of normal things than images do, so give a larger ``num_concepts``.
         concept_dim: Width of the concept prototypes.
         num_concepts: Largest number of concepts. More than there are products does no harm.
         concept_novelty: How different from all known concepts an image must be to found a new one, in multiples of the
@@ -87,7 +87,7 @@ class VQFlow(
             training and needs fewer epochs.
         score_map: ``likelihood`` (absolute, ours), or the published ``multiplicative`` or ``additive``, which are
             relative to the image's best pixel.
-        top_k_ratio: Share of the map averaged for the image score.
+        top_k_ratio: Share of the map, or of a tile's, averaged for the score.
         pre_processor: Pre-processor, or True for resizing and ImageNet normalization.
         post_processor: Post-processor, or True for :class:`.SeparatingPostProcessor`.
         evaluator: Evaluator, or True for anomalib's metrics per category, their mean, and pooled.
