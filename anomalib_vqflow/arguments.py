@@ -113,4 +113,4 @@ RULES = {
     "evaluator": _switch_or(Evaluator, "an evaluator"),
     "visualizer": _switch_or(Visualizer, "a visualizer"),
 }
-"""Rules by the name of the argument; ``input_size``, which also has a form to be brought into, has a function."""
+"""Rules by the name of the argument; sizes, which also have a form to be brought into, have a function."""

@@ -142,11 +142,12 @@ class FeaturePyramid(nn.Module):
         return maps
 
 
-def height_and_width(input_size: Sequence[int] | int) -> list[int]:
+def height_and_width(size: Sequence[int] | int, name: str = "input_size") -> list[int]:
     """Read an image size.
 
     Args:
-        input_size: Height and width in pixels, or one number for both.
+        size: Height and width in pixels, or one number for both.
+        name: Name of the argument.
 
     Returns:
         Height and width.
@@ -154,14 +155,14 @@ def height_and_width(input_size: Sequence[int] | int) -> list[int]:
     Raises:
         ValueError: If it is anything else.
     """
-    sizes = list(input_size) if isinstance(input_size, Iterable) else [input_size, input_size]
-    if len(sizes) != 2 or not all(_is_length(size) for size in sizes):
+    sizes = list(size) if isinstance(size, Iterable) else [size, size]
+    if len(sizes) != 2 or not all(map(_is_length, sizes)):
         msg = (
-            f"input_size must be height and width in pixels, such as [256, 256], or one number, up to {LONGEST_SIDE}, "
-            f"got {input_size!r}."
+            f"{name} must be height and width in pixels, such as [256, 256], or one number, up to {LONGEST_SIDE}, got "
+            f"{size!r}."
         )
         raise ValueError(msg)
-    return [int(size) for size in sizes]
+    return list(map(int, sizes))
 
 
 def _is_length(value: object) -> bool:
@@ -176,7 +177,8 @@ def _size_refused(backbone: str, input_size: tuple[int, int], error: Exception) 
     own = f"; {tuple(cfg.input_size[-2:])}, the size it is made for, is safe" if cfg is not None else ""
     return (
         f"Backbone '{backbone}' cannot take images of {input_size[0]}x{input_size[1]} pixels. The nearest size in "
-        f"multiples of 32 is input_size={nearest}{own}. The backbone said: {str(error) or type(error).__name__}"
+        f"multiples of 32 is {nearest}{own}; give it as input_size, or as tile_size if there are tiles. The "
+        f"backbone said: {str(error) or type(error).__name__}"
     )
 
 

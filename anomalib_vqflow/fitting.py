@@ -29,7 +29,7 @@ class FittingMixin(BatchMixin):
     model: VQFlowModel
     pre_processor: nn.Module | None
     post_processor: nn.Module | None
-    product_counts: dict[str, list[int]] | None = None  # training images by concept; for information only
+    product_counts: dict[str, list[int]] | None = None  # training images, or tiles, by concept; for information only
     _complete_step = -1  # of the trainer, at which calibration and thresholds were set
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ class FittingMixin(BatchMixin):
     @torch.no_grad()
     def _set_thresholds_by_training_images(self, post: SeparatingPostProcessor) -> None:
         for features in self._some_features(process=self.trainer.global_rank, num_processes=self.trainer.world_size):
-            count = len(features.semantic)
-            images = torch.zeros(count, 3, *self.model.input_size, device=self.device)
+            count = len(features.semantic) // self.model.num_tiles
+            images = torch.zeros(1, device=self.device).expand(count, 3, *self.model.input_size)
             prediction = self.model(images, features)
             batch = ImageBatch(
                 image=images,
@@ -119,8 +119,8 @@ class FittingMixin(BatchMixin):
         concepts = self.model.fit_calibration_(self._some_features(paths)).tolist()
         known = getattr(getattr(self.trainer, "datamodule", None), "category_by_path", {})
         self.product_counts = {}
-        for path, concept in zip(paths, concepts, strict=False):  # relative maps are not calibrated
-            if (product := known.get(path)) is not None:
+        for index, concept in enumerate(concepts):  # none, if the map is relative
+            if (product := known.get(paths[index // self.model.num_tiles])) is not None:
                 num_concepts = self.model.concept.codebook.num_codes
                 self.product_counts.setdefault(product, [0] * num_concepts)[concept] += 1
 
@@ -150,4 +150,4 @@ class FittingMixin(BatchMixin):
                     paths.extend(map(str, batch.image_path or ()))
                 batch = self.transfer_batch_to_device(batch, self.device, 0)
                 features = self._known_features(batch)
-                yield self.model.features(self.prepare(batch.image)) if features is None else features
+                yield self.model.see(self.prepare(batch.image)) if features is None else features

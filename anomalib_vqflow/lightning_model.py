@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VQ-Flow as an anomalib model: defaults, training and prediction steps, optimizer and logging."""
+"""VQ-Flow as an anomalib model: defaults, training and prediction steps, and logging."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
@@ -33,7 +33,7 @@ from .image_files import ImageFilesMixin
 from .loss import LossTerms, VQFlowLoss
 from .naming import first_names
 from .post_processor import SeparatingPostProcessor
-from .schedule import TrainingDefaultsMixin, WarmupSchedule
+from .schedule import TrainingDefaultsMixin
 from .torch_model import InferencerPrediction, Prediction, VQFlowModel
 
 
@@ -58,6 +58,9 @@ class VQFlow(
             carries the backbone's weights, so that loading it needs neither network nor file.
         input_size: Height and width that images are resized to, in pixels, or one number for both. Ignored if
             ``pre_processor`` is given.
+        tile_size: Height and width of overlapping tiles that these images are cut into, or one number for both; None to
+            leave them whole. Backbone and flows see tiles, so that small defects are not resized away. Tiles show
+            more kinds of normal things than images do, so give a larger ``num_concepts``.
         concept_dim: Width of the concept prototypes.
         num_concepts: Largest number of concepts. More than there are products does no harm.
         concept_novelty: How different from all known concepts an image must be to found a new one, in multiples of the
@@ -84,7 +87,7 @@ class VQFlow(
             training and needs fewer epochs.
         score_map: ``likelihood`` (absolute, ours), or the published ``multiplicative`` or ``additive``, which are
             relative to the image's best pixel.
-        top_k_ratio: Share of the map averaged for the image score.
+        top_k_ratio: Share of the map, or of a tile's, averaged for the score.
         pre_processor: Pre-processor, or True for resizing and ImageNet normalization.
         post_processor: Post-processor, or True for :class:`.SeparatingPostProcessor`.
         evaluator: Evaluator, or True for anomalib's metrics per category, their mean, and pooled.
@@ -110,6 +113,7 @@ class VQFlow(
         layers: Sequence[int | str] | int | str | None = None,
         pre_trained: bool | str | Path = True,
         input_size: Sequence[int] | int = (256, 256),
+        tile_size: Sequence[int] | int | None = None,
         concept_dim: int = 32,
         num_concepts: int = 32,
         concept_novelty: float = 0.0,
@@ -140,6 +144,7 @@ class VQFlow(
         layers = [layers] if isinstance(layers, int | str) else None if layers is None else list(layers)
         pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
         input_size = height_and_width(input_size)
+        tile_size = None if tile_size is None else height_and_width(tile_size, "tile_size")
         flow_steps = [int(steps) for steps in flow_steps]
         if pre_processor is True:
             pre_processor = self.configure_pre_processor((input_size[0], input_size[1]))
@@ -152,6 +157,7 @@ class VQFlow(
         height, width = self.input_size or input_size
         self.model = VQFlowModel(
             input_size=(height, width),
+            tile_size=None if tile_size is None else (tile_size[0], tile_size[1]),
             backbone=backbone,
             layers=layers,
             pre_trained=pre_trained,
@@ -177,7 +183,7 @@ class VQFlow(
     def training_step(self, batch: Batch, batch_idx: int = 0) -> STEP_OUTPUT:
         """Compute the loss of a batch and log it with its parts.
 
-        A last batch of a single image is left out, because the encoders normalize over the batch.
+        A last batch of a single image, if it has no tiles, is left out, because the encoders normalize over the batch.
 
         Args:
             batch: Images of several products, without labels.
@@ -190,7 +196,7 @@ class VQFlow(
             ValueError: If already the first batch has a single image, or the loss is not finite.
         """
         images = self._images(batch)
-        if images.shape[0] < 2:
+        if images.shape[0] * self.model.num_tiles < 2:
             return self._leave_out_short_batch(batch_idx)
         output = self.model(images, self._known_features(batch))
         terms = self.loss(output.latents, output.log_dets, output.commitment)
@@ -253,19 +259,6 @@ class VQFlow(
         self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size)
         parts = {f"train_{name}": getattr(terms, name) for name in ("nll", "log_det", "commitment")}
         self.log_dict(parts | self.model.codebook_statistics(), batch_size=batch_size)
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Set up Adam with a linear warm-up, then the constant learning rate as published, or a falling one.
-
-        The warm-up is a share of the training's length at its start: a resumed one keeps its warm-up (see
-        :class:`WarmupSchedule`).
-        """
-        optimizer = torch.optim.Adam((p for p in self.model.parameters() if p.requires_grad), lr=self.lr)
-        total_steps = self.num_training_steps()
-        warmup_steps = max(round(self.warmup_ratio * total_steps), 1)
-        schedule = WarmupSchedule(warmup_steps, total_steps if self.lr_schedule == "cosine" else None)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

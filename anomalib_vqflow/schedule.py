@@ -4,7 +4,10 @@
 import logging
 import math
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import nn
 from torch.optim import Optimizer
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,10 @@ class WarmupSchedule:
 class TrainingDefaultsMixin(LightningModule):
     """Training as published where the user of the trainer chose nothing."""
 
+    model: nn.Module
+    lr: float
+    warmup_ratio: float
+    lr_schedule: str
     _epochs_unset = False
 
     @property
@@ -89,6 +96,19 @@ class TrainingDefaultsMixin(LightningModule):
             self.trainer.fit_loop.max_epochs = DEFAULT_EPOCHS
         if self.trainer.num_sanity_val_steps == LIGHTNING_DEFAULT_SANITY_STEPS:
             self.trainer.num_sanity_val_steps = 0
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Set up Adam with a linear warm-up, then the constant learning rate as published, or a falling one.
+
+        The warm-up is a share of the training's length at its start: a resumed one keeps its warm-up (see
+        :class:`WarmupSchedule`).
+        """
+        optimizer = torch.optim.Adam((p for p in self.model.parameters() if p.requires_grad), lr=self.lr)
+        total_steps = self.num_training_steps()
+        warmup_steps = max(round(self.warmup_ratio * total_steps), 1)
+        schedule = WarmupSchedule(warmup_steps, total_steps if self.lr_schedule == "cosine" else None)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def num_training_steps(self) -> int:
         """Count the optimizer steps of the whole training; unlimited length is taken for 60 epochs."""

@@ -13,6 +13,7 @@ from .condition import ConditionEncoder
 from .features import FeaturePyramid, Features
 from .flows import Moments, MultiScaleFlow, Whitening
 from .quantization import Codebook, ConceptQuantizer
+from .tiles import Tiles
 
 
 class VQFlowOutput(NamedTuple):
@@ -31,7 +32,7 @@ class Prediction(NamedTuple):
     pred_label: Tensor | None  # (B,), bool; set by the post-processor
     anomaly_map: Tensor  # (B, 1, H, W), in [0, 1]
     pred_mask: Tensor | None  # (B, 1, H, W), bool; set by the post-processor
-    concept: Tensor  # (B,), index of the prototype, int64
+    concept: Tensor  # (B,), index of the prototype, int64; with tiles, of the one that scores highest
 
 
 class InferencerPrediction(Prediction):
@@ -48,13 +49,15 @@ class VQFlowModel(nn.Module):
 
     In training it returns a :class:`VQFlowOutput`, in eval mode a :class:`Prediction` with scores in [0, 1].
 
+    With tiles, each of them is what an image is without them, and has a concept of its own; see :class:`.Tiles`.
+
     Source: VQ-Flow (Zhou et al., 2024), framework figure, https://arxiv.org/abs/2409.00942. Where figure and release
     differ (the condition [ĥ'; ŷ] and not ĥ' alone, the semantic context in the queries, a codebook for the semantic
     level, the fusion), the release is followed.
 
     Args:
         input_size: Nominal height and width of the images in pixels. Images of other sizes work if the backbone takes
-            them. All other arguments are those of :class:`.VQFlow`, which has their defaults.
+            them and there are no tiles. All other arguments are those of :class:`.VQFlow`, which has their defaults.
 
     Raises:
         ValueError: If an argument is out of its range, or the backbone does not fit it.
@@ -75,6 +78,7 @@ class VQFlowModel(nn.Module):
         self,
         *,
         input_size: tuple[int, int],
+        tile_size: tuple[int, int] | None,
         backbone: str,
         layers: Sequence[int | str] | None,
         pre_trained: bool | str | Path,
@@ -106,7 +110,11 @@ class VQFlowModel(nn.Module):
             )
             raise ValueError(msg)
         self.input_size = input_size
-        self.features = FeaturePyramid(backbone=backbone, layers=layers, pre_trained=pre_trained, input_size=input_size)
+        self.seen_size = tile_size or input_size  # height and width of what the backbone sees
+        self.tiles = None if tile_size is None else Tiles(input_size, tile_size)
+        self.features = FeaturePyramid(
+            backbone=backbone, layers=layers, pre_trained=pre_trained, input_size=self.seen_size
+        )
         detail_shapes, semantic_shape = self.features.detail_shapes, self.features.semantic_shape
         self.concept = ConceptQuantizer(
             channels=semantic_shape[0], concept_dim=concept_dim, num_concepts=num_concepts, novelty=concept_novelty
@@ -141,31 +149,56 @@ class VQFlowModel(nn.Module):
         """Compute latents and likelihood in training, scores otherwise.
 
         Args:
-            images: Normalized images of shape ``(B, 3, H, W)``. A training batch needs at least two.
-            features: What the backbone sees in them, if that is known already; else it is computed.
+            images: Normalized images of shape ``(B, 3, H, W)``. A training batch needs at least two, or tiles.
+            features: What :meth:`see` gives for them, if that is known already; else it is computed.
 
         Returns:
             :class:`VQFlowOutput` in training, :class:`Prediction` in eval mode.
 
         Raises:
-            ValueError: If the images do not have three channels, or a training batch holds a single image.
+            ValueError: If the images do not have three channels, or not the size that is cut into tiles, or a training
+                batch holds a single image.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             msg = f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}."
             raise ValueError(msg)
-        if self.training and images.shape[0] < 2:
+        if self.training and images.shape[0] * self.num_tiles < 2:
             msg = (
                 "VQ-Flow cannot train on a batch of one image, because its encoders normalize over the batch. "
                 "Use train_batch_size of 2 or more, and drop a last batch of one."
             )
             raise ValueError(msg)
-        output = self._encode(self.features(images) if features is None else features)
         if self.training:
+            if self.tiles is not None:
+                images, features = self.tiles.draw(images, features)
+            output = self._encode(self.features(images) if features is None else features)
             self.anomaly_map_generator.observe_(output.latents, output.log_dets)
             return output
-        size = (images.shape[-2], images.shape[-1])
-        scores = self.anomaly_map_generator(output.latents, output.log_dets, output.concept_indices, size)
-        return Prediction(scores.pred_score, None, scores.anomaly_map, None, output.concept_indices)
+        latents, log_dets, _, concept = self._encode(self.see(images) if features is None else features)
+        size = (images.shape[-2], images.shape[-1]) if self.tiles is None else self.seen_size
+        scores = self.anomaly_map_generator(latents, log_dets, concept, size)
+        if self.tiles is not None:
+            scores, concept = self.tiles.gather(scores, concept)
+        return Prediction(scores.pred_score, None, scores.anomaly_map, None, concept)
+
+    def see(self, images: Tensor) -> Features:
+        """Extract what the backbone sees in images.
+
+        Args:
+            images: Normalized images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            Maps of B images, or of their B · T tiles, image by image.
+
+        Raises:
+            ValueError: If the images are not of the size that is cut into tiles.
+        """
+        return self.features(images) if self.tiles is None else self.tiles.see(self.features, images)
+
+    @property
+    def num_tiles(self) -> int:
+        """How many tiles an image has; 1 if it is not cut."""
+        return 1 if self.tiles is None else len(self.tiles)
 
     def _encode(self, features: Features) -> VQFlowOutput:
         """Find the concept, quantize the patterns under it, and run the flows under both."""
@@ -217,7 +250,7 @@ class VQFlowModel(nn.Module):
             batches: What the backbone sees in the images.
 
         Returns:
-            Concept of each image, shape ``(N,)``; of none for maps without calibration.
+            Concept of each image, or tile, shape ``(N,)``; of none for maps without calibration.
 
         Raises:
             ValueError: If there are no images.
@@ -227,7 +260,7 @@ class VQFlowModel(nn.Module):
         scores, concepts = [], []
         for features in batches:
             latents, log_dets, _, concept_indices = self._encode(features)
-            scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, log_dets, self.input_size))
+            scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, log_dets, self.seen_size))
             concepts.append(concept_indices)
         found = torch.cat(concepts) if concepts else torch.empty(0, dtype=torch.long)
         self.anomaly_map_generator.calibration.fit_(torch.cat(scores) if scores else torch.empty(0), found)

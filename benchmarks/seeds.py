@@ -75,8 +75,7 @@ def concept_measures(model: VQFlow, datamodule: MultiCategory) -> dict[str, floa
     model = model.eval().cpu()
     found, known = [], []
     for batch in datamodule.test_dataloader():
-        semantic = model.model.features(model.pre_processor(batch.image)).semantic
-        found += model.model.concept(semantic).indices.tolist()
+        found += model.model(model.pre_processor(batch.image)).concept.tolist()
         known += [datamodule.category_by_path[path] for path in batch.image_path]
     purity, nmi = measure_agreement(pd.DataFrame({"concept": found, "category": known}))
     return {"concepts in use": float(len(set(found))), "purity": purity, "normalized mutual information": nmi}

@@ -27,7 +27,7 @@ def context_key(model: VQFlow, precision: str, dtype: str) -> str:
     weights = hashlib.sha256(repr(model.model.features).encode())
     for name, tensor in model.model.features.state_dict().items():
         weights.update(save({name: tensor.cpu().contiguous()}))
-    choices = [model.hparams["backbone"], model.hparams["layers"], precision, dtype]
+    choices = [model.hparams["backbone"], model.hparams["layers"], model.hparams["tile_size"], precision, dtype]
     transform = _plain(getattr(model.pre_processor, "transform", None))
     computed_by = [model.device.type, *(import_module(name).__version__ for name in LIBRARIES)]
     return hashlib.sha256(json.dumps([weights.hexdigest(), choices, transform, computed_by]).encode()).hexdigest()

@@ -62,7 +62,8 @@ def collect(model: VQFlow, datamodule: AnomalibDataModule, max_train_images: int
     with uncalibrated_scores(model.model.anomaly_map_generator) as plain:
         batches = read_batches(datamodule.test_dataloader(), "test images")
         test = pd.concat([_test_rows(model, batch) for batch in batches], ignore_index=True)
-    test["plain"] = torch.cat(plain).float().cpu().numpy() if plain else np.float32("nan")
+    highest = torch.cat(plain).view(len(test), -1).amax(dim=1).float().cpu().numpy() if plain else None  # of the tiles
+    test["plain"] = np.float32("nan") if highest is None else highest
     categories, known = [], {}
     if isinstance(datamodule, MultiCategory):
         categories, known = datamodule.categories, datamodule.category_by_path
@@ -131,8 +132,8 @@ def _train_loader(datamodule: AnomalibDataModule, max_images: int) -> DataLoader
 
 
 def _train_rows(model: VQFlow, batch: ImageBatch) -> pd.DataFrame:
-    """Find the concepts of a batch, which takes no flow."""
-    quantizer, features = model.model.concept, model.model.features(model.prepare(cast("Tensor", batch.image)))
+    """Find the concepts of a batch, which takes no flow; with tiles, an image has a row for each of them."""
+    quantizer, features = model.model.concept, model.model.see(model.prepare(cast("Tensor", batch.image)))
     embedding = quantizer.mlp(features.semantic.mean(dim=(2, 3)))
     concept = quantizer.codebook.nearest(embedding)
     return _rows(batch, concept=concept, distance=(embedding - quantizer.codebook.codes[concept]).double().norm(dim=1))
@@ -154,4 +155,6 @@ def _test_rows(model: VQFlow, batch: ImageBatch) -> pd.DataFrame:
 
 
 def _rows(batch: ImageBatch, **columns: Tensor) -> pd.DataFrame:
-    return pd.DataFrame({"path": batch.image_path, **{name: values.cpu().numpy() for name, values in columns.items()}})
+    found = {name: values.cpu().numpy() for name, values in columns.items()}
+    paths = np.asarray(batch.image_path, dtype=object)
+    return pd.DataFrame({"path": paths.repeat(len(next(iter(found.values()))) // len(paths)), **found})

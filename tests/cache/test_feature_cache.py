@@ -147,6 +147,17 @@ def test_every_image_is_computed_once(root, tmp_path, on_disk):
     assert num_computed(root, tmp_path, cache) == NUM_IMAGES
 
 
+def test_tiles_are_drawn_as_without_a_cache(root, tmp_path):
+    """With tiles, too, every loss is that of a training without it, up to rounding, and each tile is computed once."""
+    tiles = {"lr": 1e-4, "input_size": (64, 96), "tile_size": 32}  # 12 of each image, of which 64 are drawn in a step
+    arguments = {"train_batch_size": 8, "num_workers": 0}
+    _, _, expected = fit(tiny_data(root, **arguments), tmp_path, model=tiles)
+    _, _, watched = fit(tiny_data(root, **arguments), tmp_path, FeatureCache(), model=tiles)
+
+    assert watched.losses == pytest.approx(expected.losses, rel=1e-3)
+    assert watched.num_seen == 12 * (NUM_IMAGES + 1)
+
+
 def test_images_are_not_read_again(root, tmp_path, monkeypatch):
     """After the maps have been computed, no training image is decoded."""
     read, image = [], reading.read_image

@@ -16,6 +16,7 @@ import pytest
 import torch
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.visualization import ImageVisualizer
+from lightning.pytorch import seed_everything
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -264,6 +265,24 @@ def test_static_size(model, exported, compression):
             check_equal(prediction, model(some_images(4, (72, 80))))
     with pytest.raises(RuntimeError):
         predict(some_images(1, (64, 64)))
+
+
+@pytest.mark.slow
+def test_tiles(folder, root):
+    """A model that cuts tiles is exported with all of them: batches of any size and images of any size in, maps out."""
+    seed_everything(0)
+    model = tiny_model(lr=1e-3, input_size=(64, 96), tile_size=48)
+    tiny_engine(folder, max_epochs=25).fit(model, datamodule=tiny_data(root))
+    path = model.eval().to_onnx(folder / "tiles")
+    session, compiled = onnxruntime.InferenceSession(path), openvino.compile_model(path, "CPU", FP32)
+    names = [output.name for output in session.get_outputs()]
+    for images in (some_images(4, (64, 96)), some_images(1, (200, 150))):
+        with torch.no_grad():
+            expected = model(images)
+        assert expected.anomaly_map.shape[-2:] == (64, 96)
+        found = dict(zip(names, session.run(names, {"input": images.numpy()}), strict=True))
+        for runtime in (found, compiled(images.numpy())):
+            check_equal(SimpleNamespace(**{name: runtime[name] for name in names}), expected)
 
 
 @pytest.mark.slow

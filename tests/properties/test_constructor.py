@@ -18,6 +18,7 @@ VALID = {
     "layers": st.sampled_from((None, [0, 1, 2, 3], (-4, -3, -2, -1), ["stages.0", 1, 2, 3])),
     "pre_trained": st.just(value=False),
     "input_size": st.one_of(st.integers(32, 80), st.tuples(st.integers(32, 80), st.integers(32, 80))),
+    "tile_size": st.one_of(st.none(), st.just(32)),
     "concept_dim": st.integers(1, 20),
     "num_concepts": st.integers(1, 20),
     "concept_novelty": st.floats(0, 4),

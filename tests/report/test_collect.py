@@ -70,6 +70,24 @@ def test_decisions_are_those_of_the_concepts(trained, root):
     assert (test["alarm"] == (offsets[test["concept"].to_numpy()] < 0).numpy()).all()
 
 
+def test_tiles_have_rows_in_training_and_images_in_the_test(root):
+    """A training image has a row for each of its tiles, and scores of test images are the highest of their tiles."""
+    torch.manual_seed(0)
+    model = tiny_model(input_size=(64, 96), tile_size=64)
+    generator = model.model.anomaly_map_generator
+    with torch.no_grad():
+        model.model(torch.rand(8, 3, 64, 96))
+        model.eval().model.fit_calibration_([model.model.see(torch.rand(8, 3, 64, 96))])
+    collected = collect(model, tiny_data_ready(root, model), 100)
+    assert len(collected.train) == 2 * collected.num_train
+    assert collected.train["path"].value_counts().unique().tolist() == [2]
+    assert len(collected.test) == 9
+
+    generator.calibration.reset_()
+    plain = collect(model, tiny_data_ready(root, model), 100).test
+    np.testing.assert_allclose(collected.test["plain"], plain["score"], atol=1e-6)
+
+
 @pytest.mark.parametrize("sensitivity", [0.4, 0.5, 0.6])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_threshold_is_that_of_the_post_processor(sensitivity, normalize):
