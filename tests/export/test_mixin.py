@@ -283,6 +283,10 @@ def test_tiles(folder, root):
         found = dict(zip(names, session.run(names, {"input": images.numpy()}), strict=True))
         for runtime in (found, compiled(images.numpy())):
             check_equal(SimpleNamespace(**{name: runtime[name] for name in names}), expected)
+    quantized = {"compression_type": CompressionType.INT8_PTQ, "datamodule": tiny_data(root)}
+    in_int8 = openvino.compile_model(model.to_openvino(folder / "tiles", **quantized), "CPU", FP32)
+    error = np.abs(in_int8(images.numpy())["anomaly_map"] - expected.anomaly_map.numpy())
+    assert error.mean() < 0.1 * np.ptp(expected.anomaly_map.numpy())
 
 
 @pytest.mark.slow
