@@ -34,6 +34,18 @@ class Prediction(NamedTuple):
     concept: Tensor  # (B,), index of the prototype, int64
 
 
+class TracedPrediction(NamedTuple):
+    """What an exported model computes: a prediction, and the scores and maps before the post-processor."""
+
+    pred_score: Tensor  # as in Prediction, as are the next four
+    pred_label: Tensor | None
+    anomaly_map: Tensor
+    pred_mask: Tensor | None
+    concept: Tensor
+    raw_score: Tensor  # (B,)
+    raw_map: Tensor  # (B, 1, H, W)
+
+
 class InferencerPrediction(Prediction):
     """A prediction that anomalib's inferencers take: they unpack it into a batch that knows no concept."""
 

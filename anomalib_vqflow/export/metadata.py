@@ -3,11 +3,13 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule
@@ -16,6 +18,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_vqflow.backbones import weights_license
 from anomalib_vqflow.conformal import conformal_limit
+from anomalib_vqflow.held_out import describe_held_out
 from anomalib_vqflow.post_processor import USUAL_RATE, SeparatingPostProcessor
 from anomalib_vqflow.quantization import Codebook
 from anomalib_vqflow.torch_model import Prediction
@@ -57,8 +60,6 @@ def describe(
         What JSON can hold.
     """
     arguments: Mapping[str, Any] = {**model.hparams, **(getattr(model, "_loaded_arguments", None) or {})}
-    product_counts: Mapping[str, list[int]] | None = getattr(model, "product_counts", None)
-    pre, post = cast("nn.Module | None", model.pre_processor), cast("nn.Module | None", model.post_processor)
     pre_trained = arguments["pre_trained"]
     return {
         "format": METADATA_FORMAT,
@@ -70,18 +71,34 @@ def describe(
             **(FRAMES if takes_frames else IMAGES),
             "bit_depth": model.bit_depth,
         },
-        "resize": describe_resize(pre),
+        "resize": describe_resize(cast("nn.Module | None", model.pre_processor)),
         "outputs": list(outputs),
-        "thresholds": describe_thresholds(post),
-        "normal_scores": describe_normal_scores(post),
-        "concepts": describe_concepts(cast("Any", model.model).concept.codebook, product_counts),
-        "products": sorted(product_counts) if product_counts else None,
+        **describe_scores(model),
         "backbone": {
             "name": arguments["backbone"],
             "pre_trained": pre_trained if isinstance(pre_trained, bool) else Path(pre_trained).name,
             "license": weights_license(arguments["backbone"]),
         },
         "versions": versions(),
+    }
+
+
+def describe_scores(model: LightningModule) -> dict[str, Any]:
+    """Describe what is needed to read a model's scores and concepts.
+
+    Args:
+        model: A :class:`.VQFlow`.
+
+    Returns:
+        Entries of the metadata.
+    """
+    product_counts: Mapping[str, list[int]] | None = getattr(model, "product_counts", None)
+    post = cast("nn.Module | None", model.post_processor)
+    return {
+        "thresholds": describe_thresholds(post),
+        "normal_scores": describe_normal_scores(post),
+        "concepts": describe_concepts(cast("Any", model.model).concept.codebook, product_counts),
+        "products": sorted(product_counts) if product_counts else None,
     }
 
 
@@ -118,10 +135,10 @@ def _how_set(post: PostProcessor, raw: Tensor, column: int) -> dict[str, Any]:
     if isinstance(post, SeparatingPostProcessor) and len(post.normal_scores):
         image_rate = post.false_alarm_rate or USUAL_RATE
         rate = image_rate if column == 0 else post.pixel_false_alarm_rate or image_rate
-        scores = post.normal_scores[:, column]
-        if scores.isfinite().any():
+        scores = post.normal_scores[:, column].float().numpy(force=True)
+        if np.isfinite(scores).any():
             limit = conformal_limit(scores, rate)
-            if limit.threshold == raw:
+            if limit.threshold == raw.item():
                 return {"set_by": "false_alarm_rate", "false_alarm_rate": _number(limit.rate)}
     return {"set_by": "f1_score", "false_alarm_rate": None}
 
@@ -134,8 +151,8 @@ def describe_normal_scores(post: nn.Module | None) -> dict[str, Any] | None:
         post: Post-processor of a model.
 
     Returns:
-        Number of images, and quantiles of scores and highest values of maps, of all images and of each concept; None
-        if they are not known.
+        Number of images, and quantiles of scores and highest values of maps, of all images and of each concept; raw
+        scores, and of how many concepts each may have a threshold of its own under a rate. None if they are not known.
     """
     if not isinstance(post, SeparatingPostProcessor):
         return None
@@ -151,6 +168,8 @@ def describe_normal_scores(post: nn.Module | None) -> dict[str, Any] | None:
         "levels": list(LEVELS),
         "all": _quantiles(values, torch.ones_like(concept, dtype=torch.bool)),
         "concepts": {name: _quantiles(values, chosen) for name, chosen in groups.items()},
+        "num_thresholds": post.num_concepts if post.per_concept else 0,
+        "raw": describe_held_out(raw.float().numpy(force=True)),
     }
 
 
@@ -242,6 +261,7 @@ def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
         metadata: The metadata.
     """
     text = json.dumps(metadata, allow_nan=False, ensure_ascii=False, indent=1)
+    text = re.sub(r"\[\n([^][{}]*)\n *\]", lambda found: f"[{' '.join(found[1].split())}]", text)  # numbers in a line
     (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
 
 

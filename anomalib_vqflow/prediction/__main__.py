@@ -10,9 +10,10 @@ from pathlib import Path
 
 from .evaluation import evaluate, format_table
 from .loading import load_model
-from .pipeline import Result, score_images
+from .pipeline import Adjust, Result, score_images
 from .predictions import Model
 from .progress import with_progress
+from .scales import held_out_of, products_of, scales_of_rates
 from .search import Source, absolute, find_sources
 from .tables import SUFFIXES, open_table, table_writer
 from .truth import find_test_images
@@ -45,13 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_options(options, folders)
         find = find_test_images if options.evaluate else find_sources
         sources = find(options.images, [*folders.wanted()])
-        model = load_model(options.model, options.device, options.precision, options.threads)
+        needs_raw = options.false_alarm_rate is not None
+        model = load_model(options.model, options.device, options.precision, options.threads, needs_raw)
+        adjust = _adjustment(model, options)
     except ValueError as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"Cannot read {error.filename} ({error.strerror}).")
     try:
-        results = _predict(model, sources, folders, options)
+        results = _predict(model, sources, folders, adjust, options)
     except OSError as error:
         parser.error(f"Cannot write {error.filename or options.output} ({error.strerror or error}).")
     if options.evaluate and any(result.failure is None for result in results):
@@ -59,7 +62,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(result.failure is not None for result in results))
 
 
-def _predict(model: Model, sources: Sequence[Source], folders: Folders, options: argparse.Namespace) -> list[Result]:
+def _adjustment(model: Model, options: argparse.Namespace) -> Adjust | None:
+    """Make what changes predictions of the model, and say what it promises; None if nothing does."""
+    image_rate = options.false_alarm_rate
+    if image_rate is None:
+        return None
+    held_out = held_out_of(model.metadata, options.model, "--false-alarm-rate")
+    scales, promise = scales_of_rates(
+        model.metadata or {}, held_out, image_rate, options.pixel_false_alarm_rate or image_rate
+    )
+    sys.stdout.write(f"{promise}\n")
+    return lambda _source, _size, prediction: scales.judge(prediction)
+
+
+def _predict(
+    model: Model, sources: Sequence[Source], folders: Folders, adjust: Adjust | None, options: argparse.Namespace
+) -> list[Result]:
     """Score the images, write the files, and say what came of it.
 
     Returns:
@@ -70,8 +88,8 @@ def _predict(model: Model, sources: Sequence[Source], folders: Folders, options:
     """
     results, lacks_masks, start = [], False, time.perf_counter()
     with open_table(options.output) as file:
-        write = table_writer(file, options.output.suffix.lower(), model.tells_concept)
-        found = score_images(model, sources, options.readers, options.threshold, folders)
+        write = table_writer(file, options.output.suffix.lower(), model.tells_concept, products_of(model.metadata))
+        found = score_images(model, sources, options.readers, options.threshold, folders, adjust)
         for result in with_progress(found, len(sources)):
             results.append(result._replace(regions=None))
             if result.failure is not None:
@@ -101,6 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--maps", type=Path, metavar="FOLDER", help="where to write each map as the model gives it, as .npy")
     help_text = "score above which images and pixels are anomalous, in [0, 1]; that of the training by default"
     add("--threshold", type=float, metavar="SCORE", help=help_text)
+    help_text = "set the thresholds so that at most this share of new normal images is anomalous, such as 0.01"
+    add("--false-alarm-rate", type=float, metavar="RATE", help=help_text)
+    help_text = "share of new normal images in which a pixel is (default: --false-alarm-rate)"
+    add("--pixel-false-alarm-rate", type=float, metavar="RATE", help=help_text)
     help_text = "take the images for categories in MVTec layout, score their test images, and print how good that is"
     add("--evaluate", action="store_true", help=help_text)
     add("--device", help="device of OpenVINO (default: CPU), or of torch (default: cuda if there is one)")
@@ -120,6 +142,7 @@ def _check_options(options: argparse.Namespace, folders: Folders) -> None:
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         msg = f"--threshold must be between 0 and 1, got {options.threshold}."
         raise ValueError(msg)
+    _check_rates(options)
     if options.readers < 1 or options.threads < 0:
         msg = f"--readers must be at least 1, and --threads at least 0, got {options.readers} and {options.threads}."
         raise ValueError(msg)
@@ -131,6 +154,20 @@ def _check_options(options: argparse.Namespace, folders: Folders) -> None:
         if any(absolute(Path(place)).is_relative_to(folder) for folder in places):
             msg = f"The images in {place} lie in a folder to write to; choose another."
             raise ValueError(msg)
+
+
+def _check_rates(options: argparse.Namespace) -> None:
+    for name in ("false_alarm_rate", "pixel_false_alarm_rate"):
+        rate = getattr(options, name)
+        if rate is not None and not 0 < rate < 1:
+            msg = f"--{name.replace('_', '-')} must be above 0 and below 1, got {rate}."
+            raise ValueError(msg)
+    if options.false_alarm_rate is None and options.pixel_false_alarm_rate is not None:
+        msg = "--pixel-false-alarm-rate needs --false-alarm-rate."
+        raise ValueError(msg)
+    if options.false_alarm_rate is not None and options.threshold is not None:
+        msg = "--threshold and --false-alarm-rate set the same thresholds; give one of them."
+        raise ValueError(msg)
 
 
 if __name__ == "__main__":
