@@ -83,7 +83,9 @@ def conformal_limit(scores: ArrayLike, rate: float) -> Limit:
     return Limit(threshold, (count + 1 - rank) / (count + 1))
 
 
-def concept_thresholds(scores: ArrayLike, concepts: ArrayLike, num_concepts: int, rate: float) -> NDArray[np.floating]:
+def concept_thresholds(
+    scores: NDArray[np.floating], concepts: NDArray[np.integer], num_concepts: int, rate: float
+) -> NDArray[np.floating]:
     """Set a threshold for each concept that has enough images, and a common one for all others.
 
     Each of the former keeps the rate for its own images. The others do so all together: by their own images if these
@@ -101,8 +103,8 @@ def concept_thresholds(scores: ArrayLike, concepts: ArrayLike, num_concepts: int
     Raises:
         ValueError: If there is no finite score.
     """
-    finite = np.isfinite(np.asarray(scores))
-    scores, concepts, needed = np.asarray(scores)[finite], np.asarray(concepts)[finite], images_needed(rate)
+    finite, needed = np.isfinite(scores), images_needed(rate)
+    scores, concepts = scores[finite], concepts[finite]
     is_large = np.bincount(concepts, minlength=num_concepts) >= needed
     others = scores[~is_large[concepts]]
     common = conformal_limit(others if len(others) >= needed else scores, rate).threshold

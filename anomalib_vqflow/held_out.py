@@ -25,7 +25,7 @@ class HeldOut(NamedTuple):
     map_peak: NDArray[np.float32]
 
     @property
-    def count(self) -> int:
+    def num_images(self) -> int:
         """Number of images."""
         return int(self.ranks[-1])
 
@@ -36,7 +36,7 @@ class HeldOut(NamedTuple):
             name: ``score`` or ``map_peak``.
 
         Returns:
-            Values of all images, ascending, shape ``(count,)``.
+            Values of all images, ascending, shape ``(num_images,)``.
         """
         values: NDArray[np.float32] = getattr(self, name)
         return np.repeat(values, np.diff(self.ranks, prepend=0))

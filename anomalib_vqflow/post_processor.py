@@ -190,8 +190,8 @@ class SeparatingPostProcessor(PostProcessor):
             rank_zero_info(f"{found}; at most {limit.rate:.1%} of new ones like them are anomalous by it.")
         if not (self.per_concept and self.num_concepts):
             return scores[:0]
-        found = concept_thresholds(known, concepts.long().cpu(), self.num_concepts, rate)
-        return torch.from_numpy(found - limit.threshold).to(scores)
+        own = concept_thresholds(known, concepts.long().numpy(force=True), self.num_concepts, rate)
+        return torch.from_numpy(own - limit.threshold).to(scores)
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Normalize scores and maps, and hold them against the thresholds, where there are any.

@@ -98,7 +98,8 @@ def by_rate_per_concept(rate: float) -> SetThresholds:
 
     def set_thresholds(half: Scored, num_concepts: int) -> Tensor:
         normal = ~half.anomalous
-        return torch.from_numpy(concept_thresholds(half.scores[normal], half.concepts[normal], num_concepts, rate))
+        scores, concepts = half.scores[normal].numpy(), half.concepts[normal].numpy()
+        return torch.from_numpy(concept_thresholds(scores, concepts, num_concepts, rate))
 
     return set_thresholds
 

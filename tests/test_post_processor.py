@@ -81,8 +81,10 @@ def test_concepts_have_their_own_thresholds():
     processor = fitted(predictions(seed=1), false_alarm_rate=0.1, pixel_false_alarm_rate=0.05)
     batch = predictions(100, seed=2)
     held_out, concepts = processor.normal_scores, processor.normal_scores[:, 2].long()
-    limits = torch.from_numpy(concept_thresholds(held_out[:, 0], concepts, 3, 0.1))[batch.concept]
-    peak_limits = torch.from_numpy(concept_thresholds(held_out[:, 1], concepts, 3, 0.05))[batch.concept].view(-1, 1, 1)
+    limits = torch.from_numpy(concept_thresholds(held_out[:, 0].numpy(), concepts.numpy(), 3, 0.1))[batch.concept]
+    peak_limits = torch.from_numpy(concept_thresholds(held_out[:, 1].numpy(), concepts.numpy(), 3, 0.05))[
+        batch.concept
+    ].view(-1, 1, 1)
     labels, masks = batch.pred_score > limits, batch.anomaly_map > peak_limits
 
     inferred = processor(Prediction(batch.pred_score, None, batch.anomaly_map[:, None], None, batch.concept))

@@ -54,7 +54,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
 
     Exported models tell the concept of each image, and its score and map before the post-processor (``raw_score``,
     ``raw_map``). anomalib's ``OpenVINOInferencer`` fails at outputs that it does not know, so these are tensors inside,
-    unless ``output_names`` of ``torch.onnx.export`` ask for them. In OpenVINO, ``model.add_outputs`` makes them outputs.
+    unless ``output_names`` of ``torch.onnx.export`` ask for them. In OpenVINO, ``model.add_outputs`` reveals them.
     """
 
     input_size: tuple[int, int] | None

@@ -159,7 +159,7 @@ def scales_of_rates(
         msg = "A false-alarm rate needs a model that normalizes its scores (enable_normalization)."
         raise ModelError(msg)
     num_thresholds, scales, promises = metadata["normal_scores"]["num_thresholds"], [], []
-    concepts = np.repeat([*held_out], [group.count for group in held_out.values()])
+    concepts = np.repeat([*held_out], [group.num_images for group in held_out.values()])
     for (kind, scale), name, rate in zip(
         own._asdict().items(), ("score", "map_peak"), (image_rate, pixel_rate), strict=True
     ):
