@@ -112,7 +112,9 @@ class ExportedModel:
                 anomaly_map=found[MAP][0, 0],
                 mask=found[MASK][0, 0].astype(bool) if MASK in found else None,
                 concept=int(found[CONCEPT].item()) if CONCEPT in found else None,
-                raw=Raw(found[RAW_SCORE].item(), found[RAW_MAP][0, 0]) if RAW_MAP in found else None,
+                raw=Raw(found[RAW_SCORE].item(), found[RAW_MAP][0, 0])
+                if {RAW_SCORE, RAW_MAP} <= found.keys()
+                else None,
             )
 
         return collect

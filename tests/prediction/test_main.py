@@ -17,10 +17,11 @@ from hatchling.metadata.core import ProjectMetadata
 from hatchling.plugin.manager import PluginManager
 from PIL import Image
 
+from anomalib_vqflow import VQFlow
 from anomalib_vqflow.prediction.__main__ import main
 from tests.scripts import ROOT
 
-from .toys import save, save_squares, write_toy
+from .toys import save, save_squares, toy_metadata, write_toy
 
 FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
 WITHOUT_TORCH = """
@@ -87,6 +88,42 @@ def test_another_threshold_decides_for_labels_and_masks(images, predict, tmp_pat
         mask = np.asarray(Image.open(tmp_path / "masks" / f"{name}.png"))
         assert (mask == 255 * above).all()
         assert int(row["area"]) == mask.size * above
+
+
+def test_a_rate_sets_the_thresholds(images, predict, tmp_path):
+    """By the held-out scores in the file; scores are told anew, the threshold in the middle, and it is said."""
+    folder, expected = images
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=toy_metadata(np.linspace(0, 0.6, 99)))
+    _, rows, printed = predict(model, folder, "--false-alarm-rate", 0.3, "--pixel-false-alarm-rate", 0.01)
+    limit = np.interp(69.5 / 98, [0, 1], [0, 0.6])
+    for row in rows:
+        value = expected[str(Path(row["path"]).relative_to(folder))]
+        assert float(row["score"]) == pytest.approx(np.clip(value - limit + 0.5, 0, 1), abs=1e-4)
+        assert (row["label"], row["threshold"]) == ("anomalous" if value > limit else "normal", "0.5")
+        assert (int(row["area"]) > 0) == (value > 0.6)
+    assert printed.out.startswith(
+        "Thresholds are set by 99 held-out normal images. At most 30.00% of new normal images"
+    )
+    assert "At most 1.00% of new normal images are marked somewhere." in printed.out
+
+
+def test_the_usual_product_of_the_concept(predict, tmp_path):
+    """Where it is known; else the cell is empty."""
+    save(tmp_path / "images" / "a.png", "L", 51, (40, 30))
+    save(tmp_path / "images" / "b.png", "L", 153, (40, 30))
+    model = write_toy(tmp_path / "m.xml", concept="output", metadata=toy_metadata([0.1], concept=2))
+    assert [(row["concept"], row["product"]) for row in predict(model, tmp_path / "images")[1]] == [
+        ("2", "nut"),
+        ("6", ""),
+    ]
+
+
+def test_a_rate_needs_a_model_that_knows_normal_scores(toy, images, refusal, tmp_path):
+    """Older exports do not, or know no raw scores; both are told by name."""
+    options = (images[0], "--false-alarm-rate", 0.1)
+    assert "toy.xml was exported without its raw scores; export it again" in refusal(toy, *options)
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata={"normal_scores": None})
+    assert "m.xml knows no scores of held-out normal images, which --false-alarm-rate needs" in refusal(model, *options)
 
 
 def test_a_model_of_one_size_gets_images_of_that_size(predict, tmp_path):
@@ -223,6 +260,10 @@ def test_wrong_paths_are_errors_that_name_them(toy, tmp_path, refusal, model, im
         (["--output", "out.txt"], "--output must end in .csv or .jsonl, got out.txt."),
         (["--threshold", "1.5"], "--threshold must be between 0 and 1, got 1.5."),
         (["--threshold", "nan"], "--threshold must be between 0 and 1, got nan."),
+        (["--false-alarm-rate", "1"], "--false-alarm-rate must be above 0 and below 1, got 1.0."),
+        (["--false-alarm-rate", "0.1", "--pixel-false-alarm-rate", "0"], "--pixel-false-alarm-rate must be above 0"),
+        (["--pixel-false-alarm-rate", "0.1"], "--pixel-false-alarm-rate needs --false-alarm-rate."),
+        (["--false-alarm-rate", "0.1", "--threshold", "0.4"], "--threshold and --false-alarm-rate set the same"),
         (["--readers", "0"], "--readers must be at least 1"),
         (["--threads", "-1"], "--threads at least 0"),
         (["--masks", "a", "--maps", "b/../a"], "--masks, --heat-maps and --maps must be different folders."),
@@ -271,6 +312,19 @@ def test_checkpoints_go_on_after_a_broken_file(trained, predict, root, tmp_path)
     assert [row["path"] for row in rows] == [str(place / f"{index:03}.png") for index in range(2)]
     assert f"Left out {broken}: " in printed.err
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_a_rate_gives_checkpoint_and_exports_the_same_thresholds(exported, trained, root, predict):
+    """Those of the post-processor's own ``set_false_alarm_rate``; products are known, too."""
+    loaded = VQFlow.load_from_checkpoint(trained[-1], map_location="cpu").eval()
+    loaded.post_processor.set_false_alarm_rate(0.3)
+    for path in (trained[-1], *exported):
+        for row in predict(path, root, "--false-alarm-rate", 0.3)[1]:
+            expected = loaded(read_image(row["path"], as_tensor=True)[None])
+            assert float(row["score"]) == pytest.approx(expected.pred_score.item(), abs=1e-4)
+            assert row["label"] == ("anomalous" if expected.pred_label.item() else "normal")
+            assert row["product"] in {"bolt", "nut"}
 
 
 @pytest.mark.slow
