@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from .drift import SMALLEST_RATE, USUAL_RATE, find_drift
 from .evaluation import evaluate, format_table
 from .loading import load_model
 from .pipeline import Adjust, Result, score_images
 from .predictions import Model
 from .progress import with_progress
-from .scales import held_out_of, products_of, scales_of_rates
+from .scales import Scales, held_out_of, products_of, read_reference, scales_of, scales_of_rates
 from .search import Source, absolute, find_sources
 from .tables import SUFFIXES, open_table, table_writer
 from .truth import find_test_images
@@ -23,6 +24,8 @@ PROGRAM = "vqflow-predict"
 DESCRIPTION = """Score images with a trained or an exported model, write a table, and on demand masks, heat maps and
 maps. Images of any sizes may be mixed; they are turned upright as their EXIF says, grayscale is spread over the colors,
 and transparency is ignored. A file that cannot be read is named and left out, and the exit code is 1."""
+DRIFTED = 3
+""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line; None for that of the process.
 
     Returns:
-        0, or 1 if an image was left out.
+        0; 1 if an image was left out; 3 if the images are not like those of the training.
 
     Raises:
         SystemExit: With status 2 and a sentence if the command line, the model or a path is not usable.
@@ -46,37 +49,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_options(options, folders)
         find = find_test_images if options.evaluate else find_sources
         sources = find(options.images, [*folders.wanted()])
-        needs_raw = options.false_alarm_rate is not None
+        needs_raw = options.false_alarm_rate is not None or options.reference is not None
         model = load_model(options.model, options.device, options.precision, options.threads, needs_raw)
-        adjust = _adjustment(model, options)
+        scales = _scales(model, options)
+        reference = options.reference and read_reference(options.reference, model.metadata, options.model)
     except ValueError as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"Cannot read {error.filename} ({error.strerror}).")
     try:
-        results = _predict(model, sources, folders, adjust, options)
+        results = _predict(model, sources, folders, scales, options)
     except OSError as error:
         parser.error(f"Cannot write {error.filename or options.output} ({error.strerror or error}).")
     if options.evaluate and any(result.failure is None for result in results):
         sys.stdout.write(f"{format_table(evaluate(results))}\n")
+    if reference and any(result.failure is None for result in results):
+        drift = find_drift(results, reference, scales.image, options.drift_rate, products_of(model.metadata))
+        sys.stdout.write(f"{drift.describe()}\n")
+        if drift.found:
+            return DRIFTED
     return int(any(result.failure is not None for result in results))
 
 
-def _adjustment(model: Model, options: argparse.Namespace) -> Adjust | None:
-    """Make what changes predictions of the model, and say what it promises; None if nothing does."""
+def _scales(model: Model, options: argparse.Namespace) -> Scales:
+    """Set the scales that the options ask for, and say what they promise."""
     image_rate = options.false_alarm_rate
     if image_rate is None:
-        return None
+        own = scales_of(model.metadata or {})
+        return own if options.threshold is None else own.held_against(options.threshold)
     held_out = held_out_of(model.metadata, options.model, "--false-alarm-rate")
     scales, promise = scales_of_rates(
         model.metadata or {}, held_out, image_rate, options.pixel_false_alarm_rate or image_rate
     )
     sys.stdout.write(f"{promise}\n")
-    return lambda _source, _size, prediction: scales.judge(prediction)
+    return scales
 
 
 def _predict(
-    model: Model, sources: Sequence[Source], folders: Folders, adjust: Adjust | None, options: argparse.Namespace
+    model: Model, sources: Sequence[Source], folders: Folders, scales: Scales, options: argparse.Namespace
 ) -> list[Result]:
     """Score the images, write the files, and say what came of it.
 
@@ -86,6 +96,9 @@ def _predict(
     Raises:
         OSError: If a file cannot be written.
     """
+    adjust: Adjust | None = None
+    if options.false_alarm_rate is not None:
+        adjust = lambda _source, _size, prediction: scales.judge(prediction)
     results, lacks_masks, start = [], False, time.perf_counter()
     with open_table(options.output) as file:
         write = table_writer(file, options.output.suffix.lower(), model.tells_concept, products_of(model.metadata))
@@ -123,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--false-alarm-rate", type=float, metavar="RATE", help=help_text)
     help_text = "share of new normal images in which a pixel is (default: --false-alarm-rate)"
     add("--pixel-false-alarm-rate", type=float, metavar="RATE", help=help_text)
+    help_text = (
+        "metadata.json of the model's export: tell whether these images drift away from its held-out normal ones"
+    )
+    add("--reference", type=Path, metavar="FILE", help=help_text)
+    help_text = "share of runs in which --reference may tell a drift where there is none (default: %(default)s)"
+    add("--drift-rate", type=float, default=USUAL_RATE, metavar="RATE", help=help_text)
     help_text = "take the images for categories in MVTec layout, score their test images, and print how good that is"
     add("--evaluate", action="store_true", help=help_text)
     add("--device", help="device of OpenVINO (default: CPU), or of torch (default: cuda if there is one)")
@@ -162,6 +181,9 @@ def _check_rates(options: argparse.Namespace) -> None:
         if rate is not None and not 0 < rate < 1:
             msg = f"--{name.replace('_', '-')} must be above 0 and below 1, got {rate}."
             raise ValueError(msg)
+    if not SMALLEST_RATE <= options.drift_rate < 1:
+        msg = f"--drift-rate must be at least {SMALLEST_RATE} and below 1, got {options.drift_rate}."
+        raise ValueError(msg)
     if options.false_alarm_rate is None and options.pixel_false_alarm_rate is not None:
         msg = "--pixel-false-alarm-rate needs --false-alarm-rate."
         raise ValueError(msg)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How raw scores and maps become those that a model tells, under its own thresholds or those of a false-alarm rate."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,6 +84,10 @@ class Scales(NamedTuple):
             mask=None if self.pixel.told is None else anomaly_map > np.float32(self.pixel.told),
         )
 
+    def held_against(self, told: float) -> "Scales":
+        """Take another told threshold, for images and for pixels."""
+        return Scales(*(scale._replace(told=told) for scale in self))
+
 
 def products_of(metadata: Mapping[str, Any] | None) -> dict[int, str]:
     """Read the usual product of each concept.
@@ -105,7 +111,7 @@ def scales_of(metadata: Mapping[str, Any]) -> Scales:
     Returns:
         Its scales; without thresholds if there are none.
     """
-    return Scales(*(_scale_of((metadata["thresholds"] or {}).get(kind) or {}) for kind in Scales._fields))
+    return Scales(*(_scale_of((metadata.get("thresholds") or {}).get(kind) or {}) for kind in Scales._fields))
 
 
 def _scale_of(described: Mapping[str, Any]) -> Scale:
@@ -135,6 +141,33 @@ def held_out_of(metadata: Mapping[str, Any] | None, model: object, option: str) 
     if not raw:
         raise ModelError(NO_HELD_OUT.format(model=model, option=option))
     return read_held_out(raw)
+
+
+def read_reference(path: Path, own: Mapping[str, Any] | None, model: object) -> dict[int, HeldOut]:
+    """Read the scores of held-out normal images from a ``metadata.json``.
+
+    Args:
+        path: The file.
+        own: What the model says of itself.
+        model: Its name.
+
+    Returns:
+        The scores by concept.
+
+    Raises:
+        ModelError: If the file knows no scores, or is of another model.
+        OSError: If it cannot be read.
+    """
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"{path} is no JSON; give the metadata.json of the model's export."
+        raise ModelError(msg) from error
+    found = held_out_of(metadata if isinstance(metadata, dict) else None, path, "--reference")
+    if metadata["normal_scores"]["raw"] != ((own or {}).get("normal_scores") or {}).get("raw"):
+        msg = f"{path} tells other scores of normal images than {model}; give the metadata.json of this model's export."
+        raise ModelError(msg)
+    return found
 
 
 def scales_of_rates(
