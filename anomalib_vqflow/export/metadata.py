@@ -94,7 +94,9 @@ def describe_scores(model: LightningModule) -> dict[str, Any]:
     """
     product_counts: Mapping[str, list[int]] | None = getattr(model, "product_counts", None)
     post = cast("nn.Module | None", model.post_processor)
+    generator = cast("Any", model.model).anomaly_map_generator
     return {
+        "score": {"map": generator.score_map, "top_k_ratio": generator.top_k_ratio},
         "thresholds": describe_thresholds(post),
         "normal_scores": describe_normal_scores(post),
         "concepts": describe_concepts(cast("Any", model.model).concept.codebook, product_counts),
