@@ -34,9 +34,9 @@ class ScoreRule(NamedTuple):
 class IgnoredRegions:
     """Masks of regions that shall not count: what is white in them.
 
-    A pixel of the map is ignored if its center is white in the mask, which is stretched over the image. The score is the
-    mean of as many pixels as without a mask, the highest of those that are left. So it never gets higher by a mask, and
-    thresholds that were set without one keep their false-alarm rate.
+    A pixel of the map is ignored if its center is white in the mask, which is stretched over the image. The score is
+    the mean of as many pixels as without a mask, the highest of those that are left. So a mask never makes it higher,
+    and thresholds that were set without one keep their false-alarm rate.
 
     Args:
         place: A PNG for all images, or a folder with ``<product>.png`` for images in folders of this name.
@@ -132,7 +132,7 @@ class IgnoredRegions:
         except (OSError, SyntaxError, ValueError) as error:
             msg = f"Cannot read the mask {path}; give a PNG of 8 bits, white where pixels shall not count."
             raise ValueError(msg) from error
-        mask: NDArray[np.bool_] = (gray >= WHITE).all(axis=2)
+        mask = np.logical_and(*np.moveaxis(gray >= WHITE, 2, 0))
         left = 1 - mask.mean()
         if left < self._rule.top_k_ratio:
             msg = (

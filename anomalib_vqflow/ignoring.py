@@ -2,7 +2,7 @@
 """Validation, tests and predictions without regions that shall not count."""
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from .data.reading import opened, upright_size
 from .ignored import IgnoredRegions, ScoreRule
-from .torch_model import VQFlowModel
+
+if TYPE_CHECKING:
+    from .torch_model import VQFlowModel
 
 
 class IgnoreRegions(Callback):

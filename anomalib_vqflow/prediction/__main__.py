@@ -8,11 +8,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from anomalib_vqflow.ignored import IgnoredRegions
+
+from .adjusting import Adjustment, rule_of
 from .drift import SMALLEST_RATE, USUAL_RATE, find_drift
 from .evaluation import evaluate, format_table
 from .loading import load_model
 from .pipeline import Adjust, Result, score_images
-from .predictions import Model
+from .predictions import Model, ModelError
 from .progress import with_progress
 from .scales import Scales, held_out_of, products_of, read_reference, scales_of, scales_of_rates
 from .search import Source, absolute, find_sources
@@ -49,16 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_options(options, folders)
         find = find_test_images if options.evaluate else find_sources
         sources = find(options.images, [*folders.wanted()])
-        needs_raw = options.false_alarm_rate is not None or options.reference is not None
+        needs_raw = any(value is not None for value in (options.false_alarm_rate, options.reference, options.ignore))
         model = load_model(options.model, options.device, options.precision, options.threads, needs_raw)
-        scales = _scales(model, options)
+        scales, regions = _scales(model, options), _regions(model, sources, options)
+        changes = regions is not None or options.false_alarm_rate is not None
+        adjust = Adjustment(scales, regions) if changes else None
         reference = options.reference and read_reference(options.reference, model.metadata, options.model)
     except ValueError as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"Cannot read {error.filename} ({error.strerror}).")
     try:
-        results = _predict(model, sources, folders, scales, options)
+        results = _predict(model, sources, folders, adjust, options)
     except OSError as error:
         parser.error(f"Cannot write {error.filename or options.output} ({error.strerror or error}).")
     if options.evaluate and any(result.failure is None for result in results):
@@ -85,8 +90,20 @@ def _scales(model: Model, options: argparse.Namespace) -> Scales:
     return scales
 
 
+def _regions(model: Model, sources: Sequence[Source], options: argparse.Namespace) -> IgnoredRegions | None:
+    """Read the regions to ignore; None if there are none."""
+    if options.ignore is None:
+        return None
+    if model.metadata is None:
+        msg = f"{options.model} does not say how it scores, which --ignore needs; export it again from its checkpoint."
+        raise ModelError(msg)
+    regions = IgnoredRegions(options.ignore, rule_of(model.metadata))
+    regions.check_some([source.path for source in sources])
+    return regions
+
+
 def _predict(
-    model: Model, sources: Sequence[Source], folders: Folders, scales: Scales, options: argparse.Namespace
+    model: Model, sources: Sequence[Source], folders: Folders, adjust: Adjust | None, options: argparse.Namespace
 ) -> list[Result]:
     """Score the images, write the files, and say what came of it.
 
@@ -96,9 +113,6 @@ def _predict(
     Raises:
         OSError: If a file cannot be written.
     """
-    adjust: Adjust | None = None
-    if options.false_alarm_rate is not None:
-        adjust = lambda _source, _size, prediction: scales.judge(prediction)
     results, lacks_masks, start = [], False, time.perf_counter()
     with open_table(options.output) as file:
         write = table_writer(file, options.output.suffix.lower(), model.tells_concept, products_of(model.metadata))
@@ -136,9 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--false-alarm-rate", type=float, metavar="RATE", help=help_text)
     help_text = "share of new normal images in which a pixel is (default: --false-alarm-rate)"
     add("--pixel-false-alarm-rate", type=float, metavar="RATE", help=help_text)
-    help_text = (
-        "metadata.json of the model's export: tell whether these images drift away from its held-out normal ones"
-    )
+    help_text = "PNG, white where pixels shall not count, or a folder with <product>.png for images in such folders"
+    add("--ignore", type=Path, metavar="MASK", help=help_text)
+    help_text = "metadata.json of the model's export; tell whether the images drift away from its normal ones"
     add("--reference", type=Path, metavar="FILE", help=help_text)
     help_text = "share of runs in which --reference may tell a drift where there is none (default: %(default)s)"
     add("--drift-rate", type=float, default=USUAL_RATE, metavar="RATE", help=help_text)
