@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = load_model(options.model, options.device, options.precision, options.threads, needs_raw)
         scales, regions = _scales(model, options), _regions(model, sources, options)
         changes = regions is not None or options.false_alarm_rate is not None
-        adjust = Adjustment(scales, regions) if changes else None
+        adjust = Adjustment(scales, regions).adjust if changes else None
         reference = options.reference and read_reference(options.reference, model.metadata, options.model)
     except ValueError as error:
         parser.error(str(error))

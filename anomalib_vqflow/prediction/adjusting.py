@@ -24,7 +24,7 @@ class Adjustment(NamedTuple):
     scales: Scales
     regions: IgnoredRegions | None
 
-    def __call__(self, source: Source, size: tuple[int, int], prediction: Prediction) -> Prediction:
+    def adjust(self, source: Source, size: tuple[int, int], prediction: Prediction) -> Prediction:
         """Adjust the prediction of an image.
 
         Args:
