@@ -150,6 +150,6 @@ def to_unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def from_unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Undo :func:`to_unit`; 0 becomes what float32 would have rounded to it."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         soft = np.expm1(1 / (1 - np.maximum(values, SMALLEST_UNIT)) - 1)
         return soft + np.log(-np.expm1(-soft))  # the inverse of log(1 + exp(x)), which does not overflow
