@@ -126,6 +126,82 @@ def test_a_rate_needs_a_model_that_knows_normal_scores(toy, images, refusal, tmp
     assert "m.xml knows no scores of held-out normal images, which --false-alarm-rate needs" in refusal(model, *options)
 
 
+def test_ignored_regions_count_for_nothing(predict, tmp_path):
+    """Not in scores, labels, files and regions; of images in the folder of the mask's name only."""
+    for product in ("nut", "bolt"):
+        save_squares(tmp_path / "images" / product / "a.png", (0, 0, 20, 40))
+    save_squares(tmp_path / "masks" / "nut.png", (0, 0, 15, 20), size=(30, 20))
+    folders = ("--masks", tmp_path / "found", "--maps", tmp_path / "maps", "--heat-maps", tmp_path / "heat")
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=toy_metadata([0.1]))
+    code, rows, _ = predict(model, tmp_path / "images", "--ignore", tmp_path / "masks", *folders)
+    bolt, nut = rows
+    assert code == 0
+    assert (nut["score"], nut["label"], nut["regions"], nut["area"]) == ("0.000000", "normal", "0", "0")
+    assert (bolt["label"], bolt["regions"], bolt["area"]) == ("normal", "1", "800")
+    assert not np.load(tmp_path / "maps" / "nut" / "a.png.npy").any()
+    assert np.load(tmp_path / "maps" / "bolt" / "a.png.npy").any()
+    assert not np.asarray(Image.open(tmp_path / "found" / "nut" / "a.png.png")).any()
+
+
+def test_an_image_that_the_mask_does_not_fit_is_left_out(predict, tmp_path):
+    """By its name, with both sizes."""
+    save_squares(tmp_path / "images" / "a.png")
+    save_squares(tmp_path / "images" / "b.png", size=(40, 60))
+    save_squares(tmp_path / "mask.png", (0, 0, 9, 9))
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=toy_metadata([0.1]))
+    code, rows, printed = predict(model, tmp_path / "images", "--ignore", tmp_path / "mask.png")
+    assert (code, len(rows)) == (1, 1)
+    assert re.search(r"Left out \S*b\.png: the mask \S*mask\.png of 60x40 has other proportions .* 40x60", printed.err)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("missing", "There is no mask or folder of masks"), ("white.png", "leaves 0.0%"), ("masks", "named like (lid)")],
+)
+def test_masks_that_cannot_be_used_are_refused(images, refusal, tmp_path, place, message):
+    """Before any image is scored."""
+    save_squares(tmp_path / "white.png", (0, 0, 60, 40))
+    save_squares(tmp_path / "masks" / "lid.png")
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=toy_metadata([0.1]))
+    assert message in refusal(model, images[0], "--ignore", tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("shift", "code", "words"), [(0, 0, "No drift"), (90, 3, "Drift: in 40 images, scores are higher")]
+)
+def test_a_drift_has_its_own_exit_code(predict, tmp_path, shift, code, words):
+    """And a line; the file that lies beside the model is the reference."""
+    values = np.random.default_rng(0).integers(50, 100, 100)
+    metadata = toy_metadata(values[:60] / 255, concept=4)
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    for index, value in enumerate(values[60:]):
+        image = np.full((20, 10), value + shift, dtype=np.uint8)
+        image[0, 0] = 102  # of concept 4, if it is the brightest
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "images" / f"{index:02}.png")
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=metadata)
+    options = ("--reference", tmp_path / "metadata.json", "--threshold", 1)
+    found, _, printed = predict(model, tmp_path / "images", *options)
+    assert found == code
+    assert words in printed.out
+
+
+def test_a_reference_that_cannot_be_used_is_refused(images, refusal, tmp_path):
+    """A missing file, one of another kind, and one of another model."""
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=toy_metadata([0.1]))
+    (tmp_path / "a.json").write_text("[")
+    (tmp_path / "b.json").write_text("[]")
+    (tmp_path / "c.json").write_text(json.dumps(toy_metadata([0.2])))
+    messages = {
+        "no": "Cannot read",
+        "a": "a.json is no JSON",
+        "b": "b.json knows no scores of held-out",
+        "c": "c.json tells other scores",
+    }
+    for name, message in messages.items():
+        assert message in refusal(model, images[0], "--reference", tmp_path / f"{name}.json")
+
+
 def test_a_model_of_one_size_gets_images_of_that_size(predict, tmp_path):
     """Images are resized for a model that was exported for one size, and what is found is in their own pixels."""
     save_squares(tmp_path / "images" / "a.png", (0, 0, 30, 40), size=(60, 80))
@@ -262,6 +338,7 @@ def test_wrong_paths_are_errors_that_name_them(toy, tmp_path, refusal, model, im
         (["--threshold", "nan"], "--threshold must be between 0 and 1, got nan."),
         (["--false-alarm-rate", "1"], "--false-alarm-rate must be above 0 and below 1, got 1.0."),
         (["--false-alarm-rate", "0.1", "--pixel-false-alarm-rate", "0"], "--pixel-false-alarm-rate must be above 0"),
+        (["--drift-rate", "0"], "--drift-rate must be at least 0.001 and below 1, got 0.0."),
         (["--pixel-false-alarm-rate", "0.1"], "--pixel-false-alarm-rate needs --false-alarm-rate."),
         (["--false-alarm-rate", "0.1", "--threshold", "0.4"], "--threshold and --false-alarm-rate set the same"),
         (["--readers", "0"], "--readers must be at least 1"),
@@ -325,6 +402,22 @@ def test_a_rate_gives_checkpoint_and_exports_the_same_thresholds(exported, train
             assert float(row["score"]) == pytest.approx(expected.pred_score.item(), abs=1e-4)
             assert row["label"] == ("anomalous" if expected.pred_label.item() else "normal")
             assert row["product"] in {"bolt", "nut"}
+
+
+@pytest.mark.slow
+def test_exports_ignore_what_their_checkpoint_does(exported, trained, root, predict, tmp_path):
+    """Scores, labels and defects are the same, and none is in the region; the reference is that of all of them."""
+    save_squares(tmp_path / "masks" / "bolt.png", (0, 0, 16, 32), size=(32, 32))
+    options = ("--ignore", tmp_path / "masks", "--reference", exported[0].parent / "metadata.json")
+    tables = [
+        predict(path, root, *options, "--maps", tmp_path / path.name)[1] for path in (Path(trained[-1]), *exported)
+    ]
+    for row, *others in zip(*tables, strict=True):
+        for other in others:
+            assert float(other["score"]) == pytest.approx(float(row["score"]), abs=1e-4)
+            assert other["label"] == row["label"]
+    for path in tmp_path.rglob("*.npy"):
+        assert (np.load(path)[:, :32] == 0).all() == ("bolt" in path.parts)
 
 
 @pytest.mark.slow

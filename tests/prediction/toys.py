@@ -48,6 +48,7 @@ def toy_metadata(scores, concept=0, product="nut"):
     rows = np.stack((scores, scores, np.full(len(scores), concept)), axis=1).astype(np.float32)
     scale = {"raw": 0.5, "raw_per_concept": None, "told": 0.5, "normalization": [0.0, 1.0]}
     return {
+        "score": {"map": "additive", "top_k_ratio": 0.03},
         "thresholds": {"image": scale, "pixel": scale},
         "normal_scores": {"num_thresholds": 0, "raw": describe_held_out(rows)},
         "concepts": [{"index": concept, "product": product}],
