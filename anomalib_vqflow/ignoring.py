@@ -80,7 +80,7 @@ class IgnoreRegions(Callback):
             if (ignored := self._mask_of(path, (maps.shape[-2], maps.shape[-1]))) is not None:
                 raw_map = maps[index].squeeze(0).float().numpy(force=True)
                 scores[index] = cast("IgnoredRegions", self._regions).score(raw_map, ignored)
-                where = torch.from_numpy(ignored).to(maps.device)
+                where = torch.tensor(ignored, device=maps.device)
                 maps[index, ..., where] = 0
                 _forget_truth(outputs, index, where)
 

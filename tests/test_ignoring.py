@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Validation, tests and predictions without regions that shall not count."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from anomalib.data import ImageBatch
 from PIL import Image
 from torchvision.tv_tensors import Mask
 
-from anomalib_vqflow import IgnoreRegions, VQFlow
+from anomalib_vqflow import CategoryEvaluator, IgnoreRegions, SeparatingPostProcessor, VQFlow
+from anomalib_vqflow.prediction.__main__ import main
 
 from .data.folders import make_category
 from .tiny import tiny_data, tiny_engine, tiny_model
@@ -72,19 +75,28 @@ def test_truth_without_masks_is_kept(tmp_path):
 
 
 def test_a_run_with_a_mask_for_one_product(tmp_path):
-    """Thresholds, metrics and predictions are without its regions; a mask that fits nothing is named in a warning."""
+    """Its regions are taken out before anything reads the predictions, as ``vqflow-predict`` does; a warning tells where
+    a mask fits nothing.
+    """
     for name in ("bolt", "nut"):
         make_category(tmp_path / "data", name, size=(40, 48))
     masks, data = tmp_path / "masks", tiny_data(tmp_path / "data")
     write_mask(masks / "nut.png", left=20, size=(48, 40))
     engine = tiny_engine(tmp_path, callbacks=[IgnoreRegions(masks)])
     engine.train(tiny_model(), datamodule=data)
+    kinds = [type(callback) for callback in engine.trainer.callbacks]
+    assert kinds.index(IgnoreRegions) < min(kinds.index(SeparatingPostProcessor), kinds.index(CategoryEvaluator))
     batches = engine.predict(VQFlow.load_from_checkpoint(engine.best_model_path), datamodule=data)
     for found in batches:
         for path, anomaly_map in zip(found.image_path, found.anomaly_map, strict=True):
             left, right = anomaly_map[..., :32], anomaly_map[..., 32:]
             assert (left == left.min()).all() == ("nut" in path)
             assert right.min() < right.max()
+    scores = {path: score for found in batches for path, score in zip(found.image_path, found.pred_score, strict=True)}
+    options = ["--ignore", str(masks), "--output", str(tmp_path / "out.csv"), "--device", "cpu"]
+    assert main([engine.best_model_path, *scores, *options]) == 0
+    for row in csv.DictReader((tmp_path / "out.csv").open()):
+        assert float(row["score"]) == pytest.approx(scores[row["path"]].item(), abs=1e-5)
     write_mask(masks / "nut.png").rename(masks / "lid.png")
     with pytest.warns(UserWarning, match="No image lies in a folder that a mask in .* nothing is ignored"):
         engine.test(tiny_model(), datamodule=data, ckpt_path=engine.best_model_path)

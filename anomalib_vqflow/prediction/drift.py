@@ -64,10 +64,11 @@ class Drift(NamedTuple):
     def describe(self) -> str:
         """Say it in a sentence."""
         how = f"{len(self.p_values)} tests, false alarms in at most {self.rate:.2g} of runs"
-        whom = f"those of {self.num_held_out} held-out normal images"
         if self.found:
             named = "; ".join(f"{text} (p = {self.p_values[text]:.2g})" for text in self.found)
-            return f"Drift: in {self.num_images} images, {named} than {whom} ({how})."
+            them = f"{self.num_images} images, compared with {self.num_held_out} held-out normal ones"
+            return f"Drift in {them}: {named} ({how})."
+        whom = f"those of {self.num_held_out} held-out normal ones"
         return f"No drift: scores and concepts of {self.num_images} images are like {whom} ({how})."
 
 

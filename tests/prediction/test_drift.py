@@ -129,7 +129,7 @@ def test_images_that_were_left_out_and_new_concepts():
     results = [*run(rng, 30), Result(SOURCE, "broken")]
     drift = find_drift(results, held_out(rng), SCALE, RATE)
     assert drift.num_images == 30
-    assert "No drift: scores and concepts of 30 images are like those of 120 held-out normal images" in drift.describe()
+    assert "No drift: scores and concepts of 30 images are like those of 120 held-out normal ones" in drift.describe()
     unknown = [result._replace(concept=7) for result in run(rng, 30)]
     (found,) = find_drift(unknown, held_out(rng), SCALE, RATE).found
     assert found == "concept 7 has a share of 100%, not 0%"

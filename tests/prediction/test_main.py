@@ -167,16 +167,17 @@ def test_masks_that_cannot_be_used_are_refused(images, refusal, tmp_path, place,
 
 
 @pytest.mark.parametrize(
-    ("shift", "code", "words"), [(0, 0, "No drift"), (90, 3, "Drift: in 40 images, scores are higher")]
+    ("shift", "code", "words"),
+    [(0, 0, "No drift"), (90, 3, "Drift in 40 images, compared with 60 held-out normal ones: scores are higher")],
 )
 def test_a_drift_has_its_own_exit_code(predict, tmp_path, shift, code, words):
     """And a line; the file that lies beside the model is the reference."""
     values = np.random.default_rng(0).integers(50, 100, 100)
-    metadata = toy_metadata(values[:60] / 255, concept=4)
+    metadata = toy_metadata(values[:60] / 255, concept=10)
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     for index, value in enumerate(values[60:]):
-        image = np.full((20, 10), value + shift, dtype=np.uint8)
-        image[0, 0] = 102  # of concept 4, if it is the brightest
+        image = np.full((40, 30), value + shift, dtype=np.uint8)
+        image[0, 0] = 255  # the concept is the brightest value
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.fromarray(image).save(tmp_path / "images" / f"{index:02}.png")
     model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=metadata)
