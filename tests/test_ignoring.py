@@ -75,7 +75,7 @@ def test_truth_without_masks_is_kept(tmp_path):
 
 
 def test_a_run_with_a_mask_for_one_product(tmp_path):
-    """Its regions are taken out before anything reads the predictions, as ``vqflow-predict`` does; a warning tells where
+    """Its regions are taken out before anything reads predictions, as ``vqflow-predict`` does; a warning tells where
     a mask fits nothing.
     """
     for name in ("bolt", "nut"):

@@ -26,9 +26,9 @@ from .writing import Folders
 PROGRAM = "vqflow-predict"
 DESCRIPTION = """Score images with a trained or an exported model, write a table, and on demand masks, heat maps and
 maps. Images of any sizes may be mixed; they are turned upright as their EXIF says, grayscale is spread over the colors,
-and transparency is ignored. A file that cannot be read is named and left out, and the exit code is 1."""
+and transparency is ignored. A file that cannot be read is named and left out, and the exit code is 1; it is 3 if the
+images have drifted away from a reference."""
 DRIFTED = 3
-""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
