@@ -21,6 +21,7 @@ class Scores(NamedTuple):
 
     anomaly_map: Tensor  # (B, 1, H, W)
     pred_score: Tensor  # (B,)
+    raw_map: Tensor  # (B, 1, H, W), whose top share is averaged: before [0, 1] if the map is absolute, else the map
 
 
 class AnomalyMapGenerator(nn.Module):
@@ -110,10 +111,10 @@ class AnomalyMapGenerator(nn.Module):
             anomaly_map, pred_score = to_unit(raw_map), to_unit(self._top_mean(raw_map))
         else:
             log_p = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # (B, 1, h_i, w_i)
-            anomaly_map = MAPS[self.score_map](log_p, size)
+            anomaly_map = raw_map = MAPS[self.score_map](log_p, size)
             pred_score = self._top_mean(anomaly_map)
         # What has no likelihood, such as NaN pixels, must not pass for normal, as NaN would under any threshold.
-        return Scores(anomaly_map.nan_to_num(nan=1.0), pred_score.nan_to_num(nan=1.0))
+        return Scores(anomaly_map.nan_to_num(nan=1.0), pred_score.nan_to_num(nan=1.0), raw_map)
 
     def uncalibrated_scores(
         self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], size: tuple[int, int]

@@ -30,6 +30,14 @@ class ScoreRule(NamedTuple):
     top_k_ratio: float
     is_absolute: bool
 
+    def to_unit(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Map what is averaged to [0, 1]; what is not a number counts as anomalous."""
+        return np.nan_to_num(to_unit(values) if self.is_absolute else values, nan=1.0)
+
+    def from_unit(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Undo :meth:`to_unit`."""
+        return from_unit(values) if self.is_absolute else values
+
 
 class IgnoredRegions:
     """Masks of regions that shall not count: what is white in them.
@@ -43,14 +51,14 @@ class IgnoredRegions:
         rule: How the model scores.
 
     Attributes:
-        place: The same.
+        place: The same, as is ``rule``.
 
     Raises:
         ValueError: If there is no mask, or one cannot be used; the message names it.
     """
 
     def __init__(self, place: str | Path, rule: ScoreRule) -> None:
-        self.place, self._rule = Path(place), rule
+        self.place, self.rule = Path(place), rule
         if self.place.is_dir():
             paths = sorted(path for path in self.place.iterdir() if path.suffix.lower() == SUFFIX)
             if not paths:
@@ -112,15 +120,15 @@ class IgnoredRegions:
         """Score an image without what is ignored.
 
         Args:
-            raw_map: Map before normalization, of shape ``(h, w)``, in [0, 1].
+            raw_map: What the score is the mean of, of shape ``(h, w)``.
             ignored: What is ignored, of the same shape.
 
         Returns:
             Score before normalization.
         """
-        count = max(int(self._rule.top_k_ratio * raw_map.size), 1)
+        count = max(int(self.rule.top_k_ratio * raw_map.size), 1)
         left = np.sort(raw_map[~ignored].astype(np.float64))[-count:]
-        return float(to_unit(from_unit(left).mean()) if self._rule.is_absolute else left.mean())
+        return float(self.rule.to_unit(left.mean()))
 
     def _read(self, path: Path) -> NDArray[np.bool_]:
         try:
@@ -134,9 +142,9 @@ class IgnoredRegions:
             raise ValueError(msg) from error
         mask = np.logical_and(*np.moveaxis(gray >= WHITE, 2, 0))
         left = 1 - mask.mean()
-        if left < self._rule.top_k_ratio:
+        if left < self.rule.top_k_ratio:
             msg = (
-                f"The mask {path} leaves {left:.1%} of the image, less than the {self._rule.top_k_ratio:.1%} that the "
+                f"The mask {path} leaves {left:.1%} of the image, less than the {self.rule.top_k_ratio:.1%} that the "
                 "score is the mean of; white is ignored, black is left."
             )
             raise ValueError(msg)

@@ -78,8 +78,9 @@ class IgnoreRegions(Callback):
         maps, scores = cast("Tensor", outputs.anomaly_map), cast("Tensor", outputs.pred_score)
         for index, path in enumerate(paths):
             if (ignored := self._mask_of(path, (maps.shape[-2], maps.shape[-1]))) is not None:
-                raw_map = maps[index].squeeze(0).float().numpy(force=True)
-                scores[index] = cast("IgnoredRegions", self._regions).score(raw_map, ignored)
+                regions = cast("IgnoredRegions", self._regions)
+                raw_map = regions.rule.from_unit(maps[index].squeeze(0).double().numpy(force=True))
+                scores[index] = regions.score(raw_map, ignored)
                 where = torch.tensor(ignored, device=maps.device)
                 maps[index, ..., where] = 0
                 _forget_truth(outputs, index, where)

@@ -225,7 +225,7 @@ class VQFlow(
             if self.post_processor:
                 prediction = raw._replace(**self.post_processor(raw)._asdict())
         if self.is_exported:
-            return TracedPrediction(**prediction._asdict(), raw_score=raw.pred_score, raw_map=raw.anomaly_map)
+            return TracedPrediction(**prediction._asdict(), raw_score=raw.pred_score)
         return InferencerPrediction(*prediction)
 
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:

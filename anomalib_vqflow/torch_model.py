@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
 from .anomaly_map import AnomalyMapGenerator, ScoreMap
@@ -32,27 +33,28 @@ class Prediction(NamedTuple):
     anomaly_map: Tensor  # (B, 1, H, W), in [0, 1]
     pred_mask: Tensor | None  # (B, 1, H, W), bool; set by the post-processor
     concept: Tensor  # (B,), index of the prototype, int64
+    raw_map: Tensor | None = None  # (B, 1, H, W), what the score is made of; see Scores
 
 
 class TracedPrediction(NamedTuple):
-    """What an exported model computes: a prediction, and the scores and maps before the post-processor."""
+    """What an exported model computes: a prediction, and its score before the post-processor."""
 
     pred_score: Tensor  # as in Prediction, as are the next four
     pred_label: Tensor | None
     anomaly_map: Tensor
     pred_mask: Tensor | None
     concept: Tensor
+    raw_map: Tensor | None
     raw_score: Tensor  # (B,)
-    raw_map: Tensor  # (B, 1, H, W)
 
 
 class InferencerPrediction(Prediction):
-    """A prediction that anomalib's inferencers take: they unpack it into a batch that knows no concept."""
+    """A prediction that anomalib's inferencers take: they unpack it into a batch that knows nothing of ours."""
 
     __slots__ = ()
 
     def _asdict(self) -> dict[str, Tensor | None]:
-        return {name: value for name, value in super()._asdict().items() if name != "concept"}
+        return {name: value for name, value in super()._asdict().items() if name in InferenceBatch._fields}
 
 
 class VQFlowModel(nn.Module):
@@ -177,7 +179,9 @@ class VQFlowModel(nn.Module):
             return output
         size = (images.shape[-2], images.shape[-1])
         scores = self.anomaly_map_generator(output.latents, output.log_dets, output.concept_indices, size)
-        return Prediction(scores.pred_score, None, scores.anomaly_map, None, output.concept_indices)
+        return Prediction(
+            scores.pred_score, None, scores.anomaly_map, None, output.concept_indices, raw_map=scores.raw_map
+        )
 
     def _encode(self, features: Features) -> VQFlowOutput:
         """Find the concept, quantize the patterns under it, and run the flows under both."""

@@ -39,8 +39,19 @@ def test_without_regions_the_score_is_that_of_the_model(score_map, tmp_path):
     torch.manual_seed(0)
     found = generator([3 * torch.randn(2, 8, 6, 6)], [torch.zeros(2, 6, 6)], torch.tensor([0, 1]), (24, 20))
     regions = IgnoredRegions(write(tmp_path / "m.png", left_half()), ScoreRule(0.1, score_map == "likelihood"))
-    for scores, raw_map in zip(found.pred_score, found.anomaly_map[:, 0], strict=True):
-        assert regions.score(raw_map.numpy(), np.zeros((24, 20), bool)) == pytest.approx(scores.item(), abs=1e-6)
+    for score, raw_map, told in zip(found.pred_score, found.raw_map[:, 0], found.anomaly_map[:, 0], strict=True):
+        assert regions.score(raw_map.numpy(), np.zeros((24, 20), bool)) == pytest.approx(score.item(), abs=1e-6)
+        np.testing.assert_allclose(regions.rule.to_unit(raw_map.numpy()), told, atol=1e-6)
+        np.testing.assert_allclose(regions.rule.from_unit(told.double().numpy()), raw_map, rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_not_a_number_is_anomalous(tmp_path):
+    """As in the model."""
+    regions = IgnoredRegions(write(tmp_path / "m.png", left_half()), RULE)
+    raw_map = np.zeros((4, 4), dtype=np.float32)
+    raw_map[0, 0] = np.nan
+    assert regions.score(raw_map, np.zeros((4, 4), dtype=bool)) == 1
+    assert regions.rule.to_unit(raw_map)[0, 0] == 1
 
 
 @pytest.mark.parametrize("is_absolute", [True, False])

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from anomalib_vqflow.ignored import IgnoredRegions
 
-from .adjusting import Adjustment, rule_of
+from .adjusting import Adjustment
 from .drift import SMALLEST_RATE, USUAL_RATE, find_drift
 from .evaluation import evaluate, format_table
 from .loading import load_model
 from .pipeline import Adjust, Result, score_images
-from .predictions import Model, ModelError
+from .predictions import Model
 from .progress import with_progress
 from .scales import Scales, held_out_of, products_of, read_reference, scales_of, scales_of_rates
 from .search import Source, absolute, find_sources
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources = find(options.images, [*folders.wanted()])
         needs_raw = any(value is not None for value in (options.false_alarm_rate, options.reference, options.ignore))
         model = load_model(options.model, options.device, options.precision, options.threads, needs_raw)
-        scales, regions = _scales(model, options), _regions(model, sources, options)
+        scales = _scales(model, options)
+        regions = _regions(scales, sources, options)
         changes = regions is not None or options.false_alarm_rate is not None
         adjust = Adjustment(scales, regions).adjust if changes else None
         reference = options.reference and read_reference(options.reference, model.metadata, options.model)
@@ -90,14 +91,11 @@ def _scales(model: Model, options: argparse.Namespace) -> Scales:
     return scales
 
 
-def _regions(model: Model, sources: Sequence[Source], options: argparse.Namespace) -> IgnoredRegions | None:
+def _regions(scales: Scales, sources: Sequence[Source], options: argparse.Namespace) -> IgnoredRegions | None:
     """Read the regions to ignore; None if there are none."""
     if options.ignore is None:
         return None
-    if model.metadata is None:
-        msg = f"{options.model} does not say how it scores, which --ignore needs; export it again from its checkpoint."
-        raise ModelError(msg)
-    regions = IgnoredRegions(options.ignore, rule_of(model.metadata))
+    regions = IgnoredRegions(options.ignore, scales.rule)
     regions.check_some([source.path for source in sources])
     return regions
 

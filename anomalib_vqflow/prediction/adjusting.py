@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is done to predictions before they are written: other thresholds, and regions that do not count."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from anomalib_vqflow.ignored import IgnoredRegions, ScoreRule
+from anomalib_vqflow.ignored import IgnoredRegions
 
-from .predictions import Prediction, Raw
+from .predictions import Prediction
 from .scales import Scales
 from .search import Source
 
@@ -44,21 +43,9 @@ class Adjustment(NamedTuple):
         ignored = self.regions.mask_of(source.path, size, (raw.anomaly_map.shape[0], raw.anomaly_map.shape[1]))
         if ignored is None:
             return self.scales.judge(prediction)
-        raw = Raw(self.regions.score(raw.anomaly_map, ignored), np.where(ignored, np.float32(0), raw.anomaly_map))
+        raw = raw._replace(score=self.regions.score(raw.anomaly_map, ignored))
         found = self.scales.judge(prediction._replace(raw=raw))
         return found._replace(
             anomaly_map=np.where(ignored, np.float32(0), found.anomaly_map),
             mask=None if found.mask is None else found.mask & ~ignored,
         )
-
-
-def rule_of(metadata: Mapping[str, Any]) -> ScoreRule:
-    """Read how a model scores.
-
-    Args:
-        metadata: What the model says of itself.
-
-    Returns:
-        The rule.
-    """
-    return ScoreRule(metadata["score"]["top_k_ratio"], metadata["score"]["map"] == "likelihood")

@@ -31,7 +31,7 @@ class Raw(NamedTuple):
 
     Attributes:
         score: Higher is more anomalous.
-        anomaly_map: Scores of shape ``(h, w)``.
+        anomaly_map: What the score is the mean of, of shape ``(h, w)``, on any scale.
     """
 
     score: float

@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from anomalib_vqflow.conformal import concept_thresholds, conformal_limit, images_needed
 from anomalib_vqflow.held_out import HeldOut, read_held_out
+from anomalib_vqflow.ignored import ScoreRule
 
 from .predictions import ModelError, Prediction
+
+ABSOLUTE = "likelihood"
+"""The map that is averaged before it is mapped to [0, 1]."""
 
 MIDDLE = 0.5
 """Told value of a threshold that no sensitivity has moved."""
@@ -57,10 +61,11 @@ class Scale(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """Those of image scores and of maps."""
+    """Those of image scores and of maps, and how the former come of the latter."""
 
     image: Scale
     pixel: Scale
+    rule: ScoreRule
 
     def judge(self, prediction: Prediction) -> Prediction:
         """Tell score, label, map and mask anew.
@@ -75,7 +80,7 @@ class Scales(NamedTuple):
             msg = "Expected a prediction with raw values."
             raise ValueError(msg)
         score = self.image.tell(prediction.raw.score, prediction.concept).item()
-        anomaly_map = self.pixel.tell(prediction.raw.anomaly_map, prediction.concept)
+        anomaly_map = self.pixel.tell(self.rule.to_unit(prediction.raw.anomaly_map), prediction.concept)
         return prediction._replace(
             score=score,
             label=None if self.image.told is None else score > self.image.told,
@@ -86,7 +91,7 @@ class Scales(NamedTuple):
 
     def held_against(self, told: float) -> "Scales":
         """Take another told threshold, for images and for pixels."""
-        return Scales(*(scale._replace(told=told) for scale in self))
+        return self._replace(image=self.image._replace(told=told), pixel=self.pixel._replace(told=told))
 
 
 def products_of(metadata: Mapping[str, Any] | None) -> dict[int, str]:
@@ -111,7 +116,10 @@ def scales_of(metadata: Mapping[str, Any]) -> Scales:
     Returns:
         Its scales; without thresholds if there are none.
     """
-    return Scales(*(_scale_of((metadata.get("thresholds") or {}).get(kind) or {}) for kind in Scales._fields))
+    described = metadata.get("thresholds") or {}
+    score = metadata.get("score") or {"map": None, "top_k_ratio": 1.0}  # exports that do not say it tell no raw values
+    rule = ScoreRule(score["top_k_ratio"], score["map"] == ABSOLUTE)
+    return Scales(_scale_of(described.get("image") or {}), _scale_of(described.get("pixel") or {}), rule)
 
 
 def _scale_of(described: Mapping[str, Any]) -> Scale:
@@ -193,15 +201,15 @@ def scales_of_rates(
         raise ModelError(msg)
     num_thresholds, scales, promises = metadata["normal_scores"]["num_thresholds"], [], []
     concepts = np.repeat([*held_out], [group.num_images for group in held_out.values()])
-    for (kind, scale), name, rate in zip(
-        own._asdict().items(), ("score", "map_peak"), (image_rate, pixel_rate), strict=True
-    ):
+    for kind, name, rate in (("image", "score", image_rate), ("pixel", "map_peak", pixel_rate)):
         scores = np.concatenate([group.whole(name) for group in held_out.values()])
         limit = conformal_limit(scores, rate)
         thresholds = concept_thresholds(scores, concepts, num_thresholds, rate) if num_thresholds else [limit.threshold]
-        scales.append(scale._replace(thresholds=np.asarray(thresholds, dtype=np.float32), told=MIDDLE))
+        scales.append(getattr(own, kind)._replace(thresholds=np.asarray(thresholds, dtype=np.float32), told=MIDDLE))
         promises.append(_promise(kind, limit.rate, rate))
-    return Scales(*scales), f"Thresholds are set by {len(scores)} held-out normal images. {' '.join(promises)}"
+    return own._replace(
+        image=scales[0], pixel=scales[1]
+    ), f"Thresholds are set by {len(scores)} held-out normal images. {' '.join(promises)}"
 
 
 def _promise(kind: str, kept: float, rate: float) -> str:

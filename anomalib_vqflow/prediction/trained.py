@@ -99,6 +99,6 @@ class TrainedModel:
             anomaly_map=found.anomaly_map[0, 0].cpu().numpy(),
             mask=None if found.pred_mask is None else found.pred_mask[0, 0].bool().cpu().numpy(),
             concept=int(found.concept.item()),
-            raw=Raw(raw.pred_score.item(), raw.anomaly_map[0, 0].cpu().numpy()),
+            raw=Raw(raw.pred_score.item(), raw.raw_map[0, 0].cpu().numpy()),
         )
         return lambda: prediction

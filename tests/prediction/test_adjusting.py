@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from anomalib_vqflow.ignored import IgnoredRegions, ScoreRule
-from anomalib_vqflow.prediction.adjusting import Adjustment, rule_of
+from anomalib_vqflow.prediction.adjusting import Adjustment
 from anomalib_vqflow.prediction.predictions import Prediction, Raw
 from anomalib_vqflow.prediction.scales import scales_of
 from anomalib_vqflow.prediction.search import Source
 
 from .toys import save_squares, toy_metadata
 
-RULE = ScoreRule(0.05, is_absolute=True)
+RULE = ScoreRule(0.05, is_absolute=False)
 SCALES = scales_of(toy_metadata([0.1, 0.2]))
 
 
@@ -64,9 +64,3 @@ def test_images_of_other_products_are_left_alone(adjustment):
     found = adjustment.adjust(Source(Path("bolt/a.png"), PurePath("a.png")), (40, 60), prediction(raw_map))
     assert found.score == pytest.approx(0.9)
     np.testing.assert_allclose(found.anomaly_map, raw_map, atol=1e-6)
-
-
-def test_the_rule_is_that_of_the_metadata():
-    """Relative maps are averaged as they are."""
-    assert rule_of({"score": {"map": "likelihood", "top_k_ratio": 0.1}}) == ScoreRule(0.1, is_absolute=True)
-    assert rule_of({"score": {"map": "additive", "top_k_ratio": 0.2}}) == ScoreRule(0.2, is_absolute=False)

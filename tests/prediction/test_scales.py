@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from anomalib_vqflow.export.metadata import describe_normal_scores, describe_thresholds
+from anomalib_vqflow.ignored import ScoreRule
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
 from anomalib_vqflow.prediction.predictions import ModelError, Prediction, Raw
 from anomalib_vqflow.prediction.scales import held_out_of, products_of, scales_of, scales_of_rates
@@ -132,6 +133,13 @@ def test_raw_values_are_needed():
     """Told ones are clamped."""
     with pytest.raises(ValueError, match="raw values"):
         scales_of(metadata_of(fitted())).judge(Prediction(0, None, None, np.zeros((1, 1)), None, 0))
+
+
+@pytest.mark.parametrize(("name", "is_absolute"), [("likelihood", True), ("additive", False)])
+def test_how_the_score_comes_of_the_map(name, is_absolute):
+    """Which raw maps are in [0, 1] already."""
+    metadata = {"score": {"map": name, "top_k_ratio": 0.2}}
+    assert scales_of(metadata).rule == ScoreRule(0.2, is_absolute)
 
 
 def test_usual_products():
