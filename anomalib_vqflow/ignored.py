@@ -153,7 +153,8 @@ class IgnoredRegions:
 
 def to_unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Map the real line to (0, 1) as the ``likelihood`` map does (:func:`.anomaly_map.to_unit`)."""
-    return 1 - 1 / (1 + np.log1p(np.logaddexp(0, values)))
+    with np.errstate(invalid="ignore"):
+        return 1 - 1 / (1 + np.log1p(np.logaddexp(0, values)))
 
 
 def from_unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
