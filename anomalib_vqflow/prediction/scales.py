@@ -207,9 +207,8 @@ def scales_of_rates(
         thresholds = concept_thresholds(scores, concepts, num_thresholds, rate) if num_thresholds else [limit.threshold]
         scales.append(getattr(own, kind)._replace(thresholds=np.asarray(thresholds, dtype=np.float32), told=MIDDLE))
         promises.append(_promise(kind, limit.rate, rate))
-    return own._replace(
-        image=scales[0], pixel=scales[1]
-    ), f"Thresholds are set by {len(scores)} held-out normal images. {' '.join(promises)}"
+    promise = f"Thresholds are set by {len(scores)} held-out normal images. {' '.join(promises)}"
+    return own._replace(image=scales[0], pixel=scales[1]), promise
 
 
 def _promise(kind: str, kept: float, rate: float) -> str:
