@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .cache import FeatureCache
     from .data import MultiCategory, SyntheticProducts
     from .evaluation import CategoryEvaluator
+    from .ignoring import IgnoreRegions
     from .lightning_model import VQFlow
     from .loss import VQFlowLoss
     from .post_processor import SeparatingPostProcessor
@@ -24,6 +25,7 @@ __version__ = "0.2.0"
 __all__ = [
     "CategoryEvaluator",
     "FeatureCache",
+    "IgnoreRegions",
     "MultiCategory",
     "SeparatingPostProcessor",
     "SyntheticProducts",
@@ -36,6 +38,7 @@ __all__ = [
 _MODULES = {
     "CategoryEvaluator": ".evaluation",
     "FeatureCache": ".cache",
+    "IgnoreRegions": ".ignoring",
     "MultiCategory": ".data",
     "SeparatingPostProcessor": ".post_processor",
     "SyntheticProducts": ".data",

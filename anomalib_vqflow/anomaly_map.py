@@ -22,6 +22,7 @@ class Scores(NamedTuple):
 
     anomaly_map: Tensor  # (B, 1, H, W)
     pred_score: Tensor  # (B,)
+    raw_map: Tensor  # (B, 1, H, W), whose top share is averaged: before [0, 1] if the map is absolute, else the map
 
 
 class AnomalyMapGenerator(nn.Module):
@@ -108,13 +109,22 @@ class AnomalyMapGenerator(nn.Module):
         """
         if self.needs_log_det:
             raw_map = self.calibration(self._standard_energy(latents, log_dets, size), concept)
-            anomaly_map, pred_score = to_unit(raw_map), to_unit(self._top_mean(raw_map))
         else:
             log_p = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # (B, 1, h_i, w_i)
-            anomaly_map = MAPS[self.score_map](log_p, size)
-            pred_score = self._top_mean(anomaly_map)
-        # What has no likelihood, such as NaN pixels, must not pass for normal, as NaN would under any threshold.
-        return Scores(anomaly_map.nan_to_num(nan=1.0), pred_score.nan_to_num(nan=1.0))
+            raw_map = MAPS[self.score_map](log_p, size)
+        return Scores(self.tell(raw_map), self.tell(self._top_mean(raw_map)), raw_map)
+
+    def tell(self, raw: Tensor) -> Tensor:
+        """Map raw values of maps, or their means, to [0, 1].
+
+        Args:
+            raw: Values of any shape.
+
+        Returns:
+            Values of the same shape. What has no likelihood, such as NaN pixels, must not pass for normal, as NaN would
+            under any threshold, so it is 1.
+        """
+        return (to_unit(raw) if self.needs_log_det else raw).nan_to_num(nan=1.0)
 
     def uncalibrated_scores(
         self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], size: tuple[int, int]

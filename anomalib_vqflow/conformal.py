@@ -5,6 +5,8 @@ Of n held-out normal scores, the :math:`\lceil (n + 1)(1 - \alpha) \rceil`-th sm
 with a probability of at most α, whatever the distribution of scores, if the new image is exchangeable with the held-out
 ones: drawn as they were, and as unknown to the training as they are.
 
+In NumPy, because ``vqflow-predict`` sets thresholds without torch.
+
 Sources: Vovk et al., "Algorithmic Learning in a Random World", 2005, chapter 4; Papadopoulos et al., "Inductive
 Confidence Machines for Regression", 2002.
 """
@@ -12,8 +14,8 @@ Confidence Machines for Regression", 2002.
 import math
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 MARGIN = 1e-3
 """Distance of a threshold from the outermost score, in ranges of the scores; runtimes differ by a tenth of that."""
@@ -25,7 +27,7 @@ ROUNDING = 1e-9
 class Limit(NamedTuple):
     """A threshold, and the share of new normal scores that lie above it, at most."""
 
-    threshold: Tensor  # ()
+    threshold: np.floating
     rate: float
 
 
@@ -45,7 +47,7 @@ def images_needed(rate: float) -> int:
     return math.ceil(1 / rate - 1 - ROUNDING)
 
 
-def conformal_limit(scores: Tensor, rate: float) -> Limit:
+def conformal_limit(scores: ArrayLike, rate: float) -> Limit:
     """Set a threshold by split conformal prediction.
 
     It lies halfway to the next higher score, or above the highest by a margin, so that rounding decides about nothing.
@@ -62,12 +64,13 @@ def conformal_limit(scores: Tensor, rate: float) -> Limit:
         ValueError: If there is no finite score.
 
     Example:
-        >>> conformal_limit(torch.arange(99.0), rate=0.1)
-        Limit(threshold=tensor(89.5000), rate=0.1)
-        >>> conformal_limit(torch.arange(4.0), rate=0.1).rate
+        >>> conformal_limit(range(99), rate=0.1)
+        Limit(threshold=np.float64(89.5), rate=0.1)
+        >>> conformal_limit(range(4), rate=0.1).rate
         0.2
     """
-    ordered = scores[scores.isfinite()].sort().values
+    ordered = np.sort(np.asarray(scores))
+    ordered = ordered[np.isfinite(ordered)]
     count = len(ordered)
     if not count:
         msg = "A threshold needs the score of at least one normal image, got none that is finite."
@@ -80,7 +83,9 @@ def conformal_limit(scores: Tensor, rate: float) -> Limit:
     return Limit(threshold, (count + 1 - rank) / (count + 1))
 
 
-def concept_thresholds(scores: Tensor, concepts: Tensor, num_concepts: int, rate: float) -> Tensor:
+def concept_thresholds(
+    scores: NDArray[np.floating], concepts: NDArray[np.integer], num_concepts: int, rate: float
+) -> NDArray[np.floating]:
     """Set a threshold for each concept that has enough images, and a common one for all others.
 
     Each of the former keeps the rate for its own images. The others do so all together: by their own images if these
@@ -98,10 +103,10 @@ def concept_thresholds(scores: Tensor, concepts: Tensor, num_concepts: int, rate
     Raises:
         ValueError: If there is no finite score.
     """
-    finite = scores.isfinite()
-    scores, concepts, needed = scores[finite], concepts[finite], images_needed(rate)
-    is_large = torch.bincount(concepts, minlength=num_concepts) >= needed
+    finite, needed = np.isfinite(scores), images_needed(rate)
+    scores, concepts = scores[finite], concepts[finite]
+    is_large = np.bincount(concepts, minlength=num_concepts) >= needed
     others = scores[~is_large[concepts]]
     common = conformal_limit(others if len(others) >= needed else scores, rate).threshold
-    own = {int(k): conformal_limit(scores[concepts == k], rate).threshold for k in is_large.nonzero()}
-    return torch.stack([own.get(k, common) for k in range(num_concepts)])
+    own = {int(k): conformal_limit(scores[concepts == k], rate).threshold for k in np.flatnonzero(is_large)}
+    return np.array([own.get(k, common) for k in range(num_concepts)])

@@ -34,7 +34,7 @@ from .loss import LossTerms, VQFlowLoss
 from .naming import first_names
 from .post_processor import SeparatingPostProcessor
 from .schedule import TrainingDefaultsMixin
-from .torch_model import InferencerPrediction, Prediction, VQFlowModel
+from .torch_model import InferencerPrediction, Prediction, TracedPrediction, VQFlowModel
 
 
 class VQFlow(
@@ -207,7 +207,7 @@ class VQFlow(
 
     def forward(  # type: ignore[override]  # an InferenceBatch and more
         self, batch: Tensor, *args: object, **kwargs: object
-    ) -> Prediction:
+    ) -> Prediction | TracedPrediction:
         """Predict from images as they are read, as in eval mode: pre-processing, model, post-processing; no gradients.
 
         Args:
@@ -216,7 +216,7 @@ class VQFlow(
             kwargs: Unused.
 
         Returns:
-            The prediction, with the concept of every image.
+            The prediction, with the concept of every image; while an export traces it, with raw scores and maps, too.
         """
         del args, kwargs
         if self.training:
@@ -227,10 +227,12 @@ class VQFlow(
                 self.train()
         # anomalib's TorchInferencer leaves gradients on, under which tables of conditions cannot be kept.
         with nullcontext() if self.is_exported else torch.no_grad():
-            prediction = self.model(self.pre_processor(batch) if self.pre_processor else batch)
+            prediction = raw = self.model(self.pre_processor(batch) if self.pre_processor else batch)
             if self.post_processor:
-                prediction = prediction._replace(**self.post_processor(prediction)._asdict())
-        return prediction if self.is_exported else InferencerPrediction(*prediction)
+                prediction = raw._replace(**self.post_processor(raw)._asdict())
+        if self.is_exported:
+            return TracedPrediction(**prediction._asdict(), raw_score=raw.pred_score)
+        return InferencerPrediction(*prediction)
 
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Predict the scores of a batch.

@@ -177,8 +177,9 @@ class SeparatingPostProcessor(PostProcessor):
 
     def _keep_rate(self, threshold: Tensor, scores: Tensor, concepts: Tensor, rate: float, kind: str) -> Tensor:
         """Set the common threshold, and give what those of the concepts differ from it by."""
-        limit = conformal_limit(scores, rate)
-        threshold.copy_(limit.threshold)
+        known = scores.float().numpy(force=True)
+        limit = conformal_limit(known, rate)
+        threshold.fill_(float(limit.threshold))
         found = f"The {kind} threshold is set by {len(scores)} normal validation images"
         if limit.rate > rate + 1e-9:
             rank_zero_warn(
@@ -189,7 +190,8 @@ class SeparatingPostProcessor(PostProcessor):
             rank_zero_info(f"{found}; at most {limit.rate:.1%} of new ones like them are anomalous by it.")
         if not (self.per_concept and self.num_concepts):
             return scores[:0]
-        return concept_thresholds(scores, concepts.long(), self.num_concepts, rate) - limit.threshold
+        own = concept_thresholds(known, concepts.long().numpy(force=True), self.num_concepts, rate)
+        return torch.from_numpy(own - limit.threshold).to(scores)
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Normalize scores and maps, and hold them against the thresholds, where there are any.

@@ -116,19 +116,21 @@ class Tiles:
             return self.cut(images)[drawn], None
         return images, Features([detail[drawn] for detail in features.details], features.semantic[drawn])
 
-    def gather(self, scores: Scores, concept: Tensor) -> tuple[Scores, Tensor]:
+    def gather(self, scores: Scores, concept: Tensor, tell: Callable[[Tensor], Tensor]) -> tuple[Scores, Tensor]:
         """Put scores of tiles together.
 
         Args:
             scores: Maps and scores of the tiles, in the order of :meth:`cut`.
             concept: Concept of each tile, shape ``(B · T,)``.
+            tell: Function from raw maps to maps.
 
         Returns:
             Maps and scores of the images, and concepts, shape ``(B,)``.
         """
         pred_score, highest = scores.pred_score.unflatten(0, (-1, len(self))).max(dim=1)
         concept = concept.unflatten(0, (-1, len(self))).gather(1, highest[:, None]).squeeze(1)
-        return Scores(self.join(scores.anomaly_map), pred_score), concept
+        raw_map = self.join(scores.raw_map)
+        return Scores(tell(raw_map), pred_score, raw_map), concept
 
     def join(self, maps: Tensor) -> Tensor:
         """Put maps of tiles together.

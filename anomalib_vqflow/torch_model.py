@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
 from .anomaly_map import AnomalyMapGenerator, ScoreMap
@@ -33,15 +34,28 @@ class Prediction(NamedTuple):
     anomaly_map: Tensor  # (B, 1, H, W), in [0, 1]
     pred_mask: Tensor | None  # (B, 1, H, W), bool; set by the post-processor
     concept: Tensor  # (B,), index of the prototype, int64; with tiles, of the one that scores highest
+    raw_map: Tensor | None = None  # (B, 1, H, W), what the score is made of; see Scores
+
+
+class TracedPrediction(NamedTuple):
+    """What an exported model computes: a prediction, and its score before the post-processor."""
+
+    pred_score: Tensor  # as in Prediction, as are the next four
+    pred_label: Tensor | None
+    anomaly_map: Tensor
+    pred_mask: Tensor | None
+    concept: Tensor
+    raw_map: Tensor | None
+    raw_score: Tensor  # (B,)
 
 
 class InferencerPrediction(Prediction):
-    """A prediction that anomalib's inferencers take: they unpack it into a batch that knows no concept."""
+    """A prediction that anomalib's inferencers take: they unpack it into a batch that knows nothing of ours."""
 
     __slots__ = ()
 
     def _asdict(self) -> dict[str, Tensor | None]:
-        return {name: value for name, value in super()._asdict().items() if name != "concept"}
+        return {name: value for name, value in super()._asdict().items() if name in InferenceBatch._fields}
 
 
 class VQFlowModel(nn.Module):
@@ -178,8 +192,8 @@ class VQFlowModel(nn.Module):
         size = (images.shape[-2], images.shape[-1]) if self.tiles is None else self.seen_size
         scores = self.anomaly_map_generator(latents, log_dets, concept, size)
         if self.tiles is not None:
-            scores, concept = self.tiles.gather(scores, concept)
-        return Prediction(scores.pred_score, None, scores.anomaly_map, None, concept)
+            scores, concept = self.tiles.gather(scores, concept, self.anomaly_map_generator.tell)
+        return Prediction(scores.pred_score, None, scores.anomaly_map, None, concept, scores.raw_map)
 
     def see(self, images: Tensor) -> Features:
         """Extract what the backbone sees in images.

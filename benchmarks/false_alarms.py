@@ -88,7 +88,12 @@ def score_images(model: VQFlow, datamodule: MultiCategory) -> Scored:
 
 def by_rate(rate: float) -> SetThresholds:
     """Set one threshold for all concepts by a false-alarm rate."""
-    return lambda half, num_concepts: conformal_limit(half.scores[~half.anomalous], rate).threshold.expand(num_concepts)
+
+    def set_thresholds(half: Scored, num_concepts: int) -> Tensor:
+        limit = conformal_limit(half.scores[~half.anomalous], rate)
+        return torch.full((num_concepts,), float(limit.threshold))
+
+    return set_thresholds
 
 
 def by_rate_per_concept(rate: float) -> SetThresholds:
@@ -96,7 +101,8 @@ def by_rate_per_concept(rate: float) -> SetThresholds:
 
     def set_thresholds(half: Scored, num_concepts: int) -> Tensor:
         normal = ~half.anomalous
-        return concept_thresholds(half.scores[normal], half.concepts[normal], num_concepts, rate)
+        scores, concepts = half.scores[normal].numpy(), half.concepts[normal].numpy()
+        return torch.from_numpy(concept_thresholds(scores, concepts, num_concepts, rate))
 
     return set_thresholds
 

@@ -126,7 +126,7 @@ def test_scores_lie_in_the_unit_interval(score_map, scale):
     generator, (latents, log_dets) = make_generator(score_map=score_map), latents_and_log_dets()
     scores = generator([scale * z for z in latents], log_dets, CONCEPT, SIZE)
 
-    for values in scores:
+    for values in (scores.anomaly_map, scores.pred_score):
         assert values.isfinite().all()
         assert values.min() >= 0
         assert values.max() <= 1

@@ -71,9 +71,9 @@ def test_a_rate_is_kept_by_normal_images_alone(rate):
     processor = fitted(mixed, false_alarm_rate=rate, per_concept=False)
 
     held_out = mixed.pred_score[:300]
-    assert processor.image_threshold == conformal_limit(held_out, rate).threshold
+    assert processor.image_threshold.item() == conformal_limit(held_out, rate).threshold
     peaks = mixed.anomaly_map[:300].flatten(1).amax(1)
-    assert processor.pixel_threshold == conformal_limit(peaks, rate).threshold
+    assert processor.pixel_threshold.item() == conformal_limit(peaks, rate).threshold
 
 
 def test_concepts_have_their_own_thresholds():
@@ -81,8 +81,10 @@ def test_concepts_have_their_own_thresholds():
     processor = fitted(predictions(seed=1), false_alarm_rate=0.1, pixel_false_alarm_rate=0.05)
     batch = predictions(100, seed=2)
     held_out, concepts = processor.normal_scores, processor.normal_scores[:, 2].long()
-    limits = concept_thresholds(held_out[:, 0], concepts, 3, 0.1)[batch.concept]
-    peak_limits = concept_thresholds(held_out[:, 1], concepts, 3, 0.05)[batch.concept].view(-1, 1, 1)
+    limits = torch.from_numpy(concept_thresholds(held_out[:, 0].numpy(), concepts.numpy(), 3, 0.1))[batch.concept]
+    peak_limits = torch.from_numpy(concept_thresholds(held_out[:, 1].numpy(), concepts.numpy(), 3, 0.05))[
+        batch.concept
+    ].view(-1, 1, 1)
     labels, masks = batch.pred_score > limits, batch.anomaly_map > peak_limits
 
     inferred = processor(Prediction(batch.pred_score, None, batch.anomaly_map[:, None], None, batch.concept))
@@ -99,7 +101,7 @@ def test_without_anomalies_a_rate_of_one_percent_is_kept():
     """Where no F1 score exists, normal images set the threshold; without masks, that of pixels."""
     without, some = fitted(predictions()), fitted(predictions(400, anomalous=100))
 
-    assert without.image_threshold == conformal_limit(predictions().pred_score, 0.01).threshold
+    assert without.image_threshold.item() == conformal_limit(predictions().pred_score, 0.01).threshold
     assert torch.equal(some.image_offsets, torch.zeros(0))
     assert 21 < some.image_threshold < 31
     assert len(some.pixel_offsets) == 3

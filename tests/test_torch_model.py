@@ -60,7 +60,7 @@ def test_training_and_evaluation_give_their_own_outputs():
     prediction = model(images(3))
     output = model.train()(images(3))
 
-    assert set(InferenceBatch._fields) | {"concept"} == set(prediction._fields)
+    assert set(InferenceBatch._fields) | {"concept", "raw_map"} == set(prediction._fields)
     assert prediction.concept.shape == (3,)
     assert prediction.pred_score.shape == (3,)
     assert prediction.anomaly_map.shape == (3, 1, 64, 64)

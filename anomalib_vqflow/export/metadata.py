@@ -3,11 +3,13 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule
@@ -16,6 +18,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_vqflow.backbones import weights_license
 from anomalib_vqflow.conformal import conformal_limit
+from anomalib_vqflow.held_out import describe_held_out
 from anomalib_vqflow.post_processor import USUAL_RATE, SeparatingPostProcessor
 from anomalib_vqflow.quantization import Codebook
 
@@ -58,8 +61,6 @@ def describe(
         What JSON can hold.
     """
     arguments: Mapping[str, Any] = {**model.hparams, **(getattr(model, "_loaded_arguments", None) or {})}
-    product_counts: Mapping[str, list[int]] | None = getattr(model, "product_counts", None)
-    pre, post = cast("nn.Module | None", model.pre_processor), cast("nn.Module | None", model.post_processor)
     pre_trained = arguments["pre_trained"]
     return {
         "format": METADATA_FORMAT,
@@ -71,19 +72,42 @@ def describe(
             **(FRAMES if takes_frames else IMAGES),
             "bit_depth": model.bit_depth,
         },
-        "resize": describe_resize(pre),
+        "resize": describe_resize(cast("nn.Module | None", model.pre_processor)),
         "outputs": list(outputs),
-        "thresholds": describe_thresholds(post),
-        "map_peak_threshold": describe_peak_threshold(post),
-        "normal_scores": describe_normal_scores(post),
-        "concepts": describe_concepts(cast("Any", model.model).concept.codebook, product_counts),
-        "products": sorted(product_counts) if product_counts else None,
+        **describe_scores(model),
         "backbone": {
             "name": arguments["backbone"],
             "pre_trained": pre_trained if isinstance(pre_trained, bool) else Path(pre_trained).name,
             "license": weights_license(arguments["backbone"]),
         },
         "versions": versions(),
+    }
+
+
+def describe_scores(model: LightningModule) -> dict[str, Any]:
+    """Describe what is needed to read a model's scores and concepts.
+
+    Args:
+        model: A :class:`.VQFlow`.
+
+    Returns:
+        Entries of the metadata.
+    """
+    product_counts: Mapping[str, list[int]] | None = getattr(model, "product_counts", None)
+    post = cast("nn.Module | None", model.post_processor)
+    network = cast("Any", model.model)
+    generator = network.anomaly_map_generator
+    return {
+        "score": {
+            "map": generator.score_map,
+            "top_k_ratio": generator.top_k_ratio,
+            "of_tiles": network.tiles is not None,
+        },
+        "thresholds": describe_thresholds(post),
+        "map_peak_threshold": describe_peak_threshold(post),
+        "normal_scores": describe_normal_scores(post),
+        "concepts": describe_concepts(cast("Any", model.model).concept.codebook, product_counts),
+        "products": sorted(product_counts) if product_counts else None,
     }
 
 
@@ -120,10 +144,10 @@ def _how_set(post: PostProcessor, raw: Tensor, column: int) -> dict[str, Any]:
     if isinstance(post, SeparatingPostProcessor) and len(post.normal_scores):
         image_rate = post.false_alarm_rate or USUAL_RATE
         rate = image_rate if column == 0 else post.pixel_false_alarm_rate or image_rate
-        scores = post.normal_scores[:, column]
-        if scores.isfinite().any():
+        scores = post.normal_scores[:, column].float().numpy(force=True)
+        if np.isfinite(scores).any():
             limit = conformal_limit(scores, rate)
-            if limit.threshold == raw:
+            if limit.threshold == raw.item():
                 return {"set_by": "false_alarm_rate", "false_alarm_rate": _number(limit.rate)}
     return {"set_by": "f1_score", "false_alarm_rate": None}
 
@@ -148,8 +172,8 @@ def describe_normal_scores(post: nn.Module | None) -> dict[str, Any] | None:
         post: Post-processor of a model.
 
     Returns:
-        Number of images, and quantiles of scores and highest values of maps, of all images and of each concept; None
-        if they are not known.
+        Number of images, and quantiles of scores and highest values of maps, of all images and of each concept; raw
+        scores, and of how many concepts each may have a threshold of its own under a rate. None if they are not known.
     """
     told = normal_images(post)
     if told is None:
@@ -160,6 +184,8 @@ def describe_normal_scores(post: nn.Module | None) -> dict[str, Any] | None:
         "levels": list(LEVELS),
         "all": _quantiles(values, torch.ones_like(told.concept, dtype=torch.bool)),
         "concepts": {name: _quantiles(values, chosen) for name, chosen in groups.items()},
+        "num_thresholds": told.num_thresholds,
+        "raw": describe_held_out(told.raw.float().numpy(force=True)),
     }
 
 
@@ -251,6 +277,7 @@ def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
         metadata: The metadata.
     """
     text = json.dumps(metadata, allow_nan=False, ensure_ascii=False, indent=1)
+    text = re.sub(r"\[\n([^][{}]*)\n *\]", lambda found: f"[{' '.join(found[1].split())}]", text)  # numbers in a line
     (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
 
 

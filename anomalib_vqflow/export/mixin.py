@@ -23,7 +23,7 @@ from anomalib_vqflow.condition import frozen_tables
 from anomalib_vqflow.data.resize import resize_images
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
 from anomalib_vqflow.quantization import Codebook
-from anomalib_vqflow.torch_model import Prediction
+from anomalib_vqflow.torch_model import Prediction, TracedPrediction
 
 from .arguments import (
     ONNX_OPSET,
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 class AntialiasExportMixin(ExportMixin, LightningModule):
     """Export of a model with the resizing of its training, and INT8 where it does no harm.
 
-    Exported models tell the concept of each image. anomalib's ``OpenVINOInferencer`` fails at an output that it does
-    not know, so the concept is an inner tensor of that name, unless ``output_names`` of ``torch.onnx.export`` ask for
-    it. In OpenVINO, ``model.add_outputs`` makes it an output.
+    Exported models tell the concept of each image, and its score and map before the post-processor (``raw_score``,
+    ``raw_map``). anomalib's ``OpenVINOInferencer`` fails at outputs that it does not know, so these are tensors inside,
+    unless ``output_names`` of ``torch.onnx.export`` ask for them. In OpenVINO, ``model.add_outputs`` reveals them.
     """
 
     input_size: tuple[int, int] | None
@@ -129,7 +129,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         self._prepare_export()
         examples = self._example_images(input_size)
         prediction = Prediction._asdict(self.eval()(examples[0]))  # that of inferencers leaves the concept out
-        told = [name for name, value in prediction.items() if value is not None]
+        told = [name for name in TracedPrediction._fields if prediction.get(name, name) is not None]
         outputs = known_outputs(outputs, told, [name for name in told if name in InferenceBatch._fields])
         notes = {} if self.bit_depth is None else {"bit_depth": str(self.bit_depth)}
         with whole_files(export_root, ExportType.ONNX) as folder:

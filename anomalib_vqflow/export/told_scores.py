@@ -22,6 +22,8 @@ class NormalImages(NamedTuple):
     map_peak: Tensor  # (n,), highest value of the map
     is_anomalous: Tensor | None  # (n,), or None without a threshold
     concept: Tensor  # (n,)
+    raw: Tensor  # (n, 3), before normalization: score, highest value of the map, concept
+    num_thresholds: int  # concepts that may have a threshold of their own
 
 
 class PeakThreshold(NamedTuple):
@@ -49,7 +51,8 @@ def normal_images(post: nn.Module | None) -> NormalImages | None:
     score, peak, concept = raw.unbind(1)
     concept = concept.long()
     told = post(Prediction(score, None, peak.view(-1, 1, 1, 1), None, concept))
-    return NormalImages(told.pred_score, told.anomaly_map.flatten(), told.pred_label, concept)
+    num_thresholds = post.num_concepts if post.per_concept else 0
+    return NormalImages(told.pred_score, told.anomaly_map.flatten(), told.pred_label, concept, raw, num_thresholds)
 
 
 def told_thresholds(post: nn.Module | None, by_map: bool = False) -> tuple[float | None, float]:
@@ -92,7 +95,7 @@ def peak_threshold(post: nn.Module | None) -> PeakThreshold | None:
     if normal is None or normal.is_anomalous is None or not _is_normalized(cast("PostProcessor", post)):
         return None
     rate = (int(normal.is_anomalous.sum()) + 1) / (len(normal.score) + 1)
-    threshold = min(conformal_limit(normal.map_peak, rate).threshold.item(), HIGHEST_THRESHOLD)
+    threshold = min(conformal_limit(normal.map_peak.numpy(force=True), rate).threshold.item(), HIGHEST_THRESHOLD)
     return PeakThreshold(threshold, (normal.map_peak > threshold).double().mean().item())
 
 

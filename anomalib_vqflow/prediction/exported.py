@@ -5,16 +5,19 @@ The model is compiled for one image at a time. An exported model takes any numbe
 inside of it, and much of its time goes into finding them out.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import openvino
 from openvino.preprocess import PrePostProcessor
 
 from .pixels import read, resize
-from .predictions import CONCEPT, ModelError, Picture, Prediction
+from .predictions import CONCEPT, ModelError, Picture, Prediction, Raw
 
 SCORE, LABEL, MAP, MASK = "pred_score", "pred_label", "anomaly_map", "pred_mask"  # outputs
+RAW_SCORE, RAW_MAP = "raw_score", "raw_map"  # tensors inside
 
 
 class ExportedModel:
@@ -25,20 +28,32 @@ class ExportedModel:
         device: Device of OpenVINO.
         precision: Type that it computes in. OpenVINO would choose bfloat16 on CPUs that can, which moves some scores.
         num_threads: Threads that compute; 0 for OpenVINO's choice.
+        tells_raw: Whether predictions shall have raw scores and maps.
 
     Attributes:
         bit_depth: How many bits the 16-bit images of the training used; None if there were no such images.
         threshold: What the model holds scores against; None if there is none, or it cannot be found.
         num_requests: How many images are computed at once.
         tells_concept: Whether the model tells the concept of an image.
+        metadata: What the file says of itself; None if it is older than metadata.
 
     Raises:
-        ModelError: If the file is no exported model, or OpenVINO knows no such device or precision.
+        ModelError: If the file is no exported model or does not tell what it shall, or OpenVINO knows no such device or
+            precision.
     """
 
-    def __init__(self, path: Path, device: str = "CPU", precision: str = "f32", num_threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str = "CPU",
+        precision: str = "f32",
+        num_threads: int = 0,
+        tells_raw: bool = False,
+    ) -> None:
         try:
             model = openvino.Core().read_model(path)
+            self.metadata = _find_metadata(model)
+            reveal_tensors(model, (CONCEPT, RAW_SCORE, RAW_MAP) if tells_raw else (CONCEPT,))
             self.threshold = _find_threshold(model)
             self.bit_depth = _find_bit_depth(model)
             self.compiled = compile_model(model, device, precision, num_threads, self.bit_depth is not None)
@@ -49,6 +64,9 @@ class ExportedModel:
         self._told = {name for output in self.compiled.outputs for name in output.get_names()}
         if not {SCORE, MAP} <= self._told:
             msg = f"{path} has no outputs {SCORE} and {MAP}; give a model that anomalib has exported."
+            raise ModelError(msg)
+        if tells_raw and not {RAW_SCORE, RAW_MAP, CONCEPT} <= self._told:
+            msg = f"{path} was exported without its raw scores; export it again from its checkpoint."
             raise ModelError(msg)
         self.tells_concept = CONCEPT in self._told
         self.num_requests = self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -94,9 +112,26 @@ class ExportedModel:
                 anomaly_map=found[MAP][0, 0],
                 mask=found[MASK][0, 0].astype(bool) if MASK in found else None,
                 concept=int(found[CONCEPT].item()) if CONCEPT in found else None,
+                raw=Raw(found[RAW_SCORE].item(), found[RAW_MAP][0, 0])
+                if {RAW_SCORE, RAW_MAP} <= found.keys()
+                else None,
             )
 
         return collect
+
+
+def reveal_tensors(model: openvino.Model, names: Sequence[str]) -> None:
+    """Make tensors inside of a model outputs, where it has them.
+
+    Args:
+        model: An exported model, which is changed.
+        names: Names of tensors.
+    """
+    inside = {name for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()}
+    told = {name for output in model.outputs for name in output.get_names()}
+    for name in names:
+        if name in inside - told:
+            model.add_outputs(name)
 
 
 def compile_model(
@@ -112,11 +147,8 @@ def compile_model(
         is_deep: Whether images are in [0, 1], because some have more than 8 bits.
 
     Returns:
-        A model that takes RGB of shape ``(1, H, W, 3)``, and tells its concept if it knows it.
+        A model that takes RGB of shape ``(1, H, W, 3)``.
     """
-    names = {name for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()}
-    if CONCEPT in names and all(CONCEPT not in output.get_names() for output in model.outputs):
-        model.add_outputs(CONCEPT)  # a tensor inside of the model
     shape = model.input(0).get_partial_shape()
     shape[0] = 1
     model.reshape({model.input(0): shape})
@@ -135,6 +167,14 @@ def compile_model(
 def _find_bit_depth(model: openvino.Model) -> int | None:
     place = ["framework", "bit_depth"]
     return int(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else None
+
+
+def _find_metadata(model: openvino.Model) -> dict[str, Any] | None:
+    for place in (["vqflow"], ["framework", "vqflow"]):  # of OpenVINO's files, and of ONNX files
+        if model.has_rt_info(place):
+            found: dict[str, Any] = json.loads(model.get_rt_info(place).astype(str))
+            return found
+    return None
 
 
 def _find_threshold(model: openvino.Model) -> float | None:

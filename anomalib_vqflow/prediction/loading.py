@@ -9,7 +9,9 @@ EXPORTED = frozenset({".onnx", ".xml"})
 TRAINED = ".ckpt"
 
 
-def load_model(path: Path, device: str | None = None, precision: str = "f32", num_threads: int = 0) -> Model:
+def load_model(
+    path: Path, device: str | None = None, precision: str = "f32", num_threads: int = 0, tells_raw: bool = False
+) -> Model:
     """Load a model.
 
     Args:
@@ -17,6 +19,7 @@ def load_model(path: Path, device: str | None = None, precision: str = "f32", nu
         device: Device of OpenVINO, or of torch; None for the CPU in OpenVINO, and for a GPU in torch if there is one.
         precision: Type that is computed in.
         num_threads: Threads that compute; 0 for the library's choice.
+        tells_raw: Whether predictions shall have raw scores and maps; those of a checkpoint always do.
 
     Returns:
         The model.
@@ -35,7 +38,7 @@ def load_model(path: Path, device: str | None = None, precision: str = "f32", nu
         if suffix in EXPORTED:
             from .exported import ExportedModel
 
-            return ExportedModel(path, device or "CPU", precision, num_threads)
+            return ExportedModel(path, device or "CPU", precision, num_threads, tells_raw)
         from .trained import TrainedModel
 
         return TrainedModel(path, device, precision, num_threads)

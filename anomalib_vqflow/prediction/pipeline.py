@@ -16,6 +16,7 @@ from .search import Source
 from .writing import Folders, target_of, write_heat_map, write_map, write_mask
 
 T = TypeVar("T")
+Adjust = Callable[[Source, tuple[int, int], Prediction], Prediction]
 NOWHERE = Folders()
 
 
@@ -30,6 +31,7 @@ class Result(NamedTuple):
         threshold: What the score was held against.
         concept: Which concept the image was taken for.
         regions: Defects; None if there is no threshold for pixels.
+        raw_score: Score before normalization; None if nobody asked for it.
     """
 
     source: Source
@@ -39,6 +41,7 @@ class Result(NamedTuple):
     threshold: float | None = None
     concept: int | None = None
     regions: list[Region] | None = None
+    raw_score: float | None = None
 
 
 def score_images(
@@ -47,6 +50,7 @@ def score_images(
     num_readers: int = 2,
     threshold: float | None = None,
     folders: Folders = NOWHERE,
+    adjust: Adjust | None = None,
 ) -> Iterator[Result]:
     """Score images, many at once.
 
@@ -56,6 +60,8 @@ def score_images(
         num_readers: Threads that read images, and write files of them.
         threshold: What scores and maps are held against; None for the threshold of the model.
         folders: Where to write files.
+        adjust: What else is to be done to the prediction of an image, of which it gets height and width, before; a
+            ``ValueError`` leaves the image out.
 
     Yields:
         A result per image, in the order of ``sources``.
@@ -72,7 +78,14 @@ def score_images(
             failed.set_result(Result(source, str(error) or type(error).__name__))
             return lambda: failed
         collect = model.start(picture)
-        return lambda: pool.submit(_finish, source, picture.pixels, collect(), threshold, folders)
+        return lambda: pool.submit(finish, source, picture.pixels, collect())
+
+    def finish(source: Source, pixels: np.ndarray, prediction: Prediction) -> Result:
+        try:
+            adjusted = adjust(source, pixels.shape[:2], prediction) if adjust else prediction
+        except ValueError as error:
+            return Result(source, str(error))
+        return _finish(source, pixels, adjusted, threshold, folders)
 
     with ThreadPoolExecutor(num_readers) as pool:
         read = ((source, pool.submit(model.read, source.path)) for source in sources)
@@ -119,7 +132,9 @@ def _finish(
         write_heat_map(target_of(folders.heat_maps, source.name, ".png"), pixels, prediction.anomaly_map)
     if folders.maps:
         write_map(target_of(folders.maps, source.name, ".npy"), prediction.anomaly_map)
-    return Result(source, None, prediction.score, prediction.label, prediction.threshold, prediction.concept, regions)
+    raw_score = None if prediction.raw is None else prediction.raw.score
+    known = (prediction.score, prediction.label, prediction.threshold, prediction.concept)
+    return Result(source, None, *known, regions, raw_score)
 
 
 def _enlarge(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

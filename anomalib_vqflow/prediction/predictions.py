@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,6 +26,18 @@ class Picture(NamedTuple):
     given: np.ndarray
 
 
+class Raw(NamedTuple):
+    """What a model says before its thresholds and its normalization.
+
+    Attributes:
+        score: Higher is more anomalous.
+        anomaly_map: What the score is the mean of, of shape ``(h, w)``, on any scale.
+    """
+
+    score: float
+    anomaly_map: np.ndarray
+
+
 class Prediction(NamedTuple):
     """What a model says of an image.
 
@@ -36,6 +48,7 @@ class Prediction(NamedTuple):
         anomaly_map: Scores of shape ``(h, w)``, in [0, 1].
         mask: What is anomalous in the map; None if the model has no threshold for pixels.
         concept: Which of its concepts the model took the image for; None if it doesn't tell.
+        raw: Score and map before normalization; None if nobody asked for it.
     """
 
     score: float
@@ -44,6 +57,7 @@ class Prediction(NamedTuple):
     anomaly_map: np.ndarray
     mask: np.ndarray | None
     concept: int | None
+    raw: Raw | None = None
 
     def held_against(self, threshold: float) -> "Prediction":
         """Take another threshold, for the image and for pixels."""
@@ -58,10 +72,12 @@ class Model(Protocol):
     Attributes:
         num_requests: How many images it computes at once.
         tells_concept: Whether it tells the concept of an image.
+        metadata: What is known of its scores and concepts, as exports say it; None if they don't.
     """
 
     num_requests: int
     tells_concept: bool
+    metadata: dict[str, Any] | None
 
     def read(self, path: Path) -> Picture:
         """Read an image as in the training of the model, in any thread; raises one of ``UNREADABLE`` if it can't."""

@@ -3,13 +3,14 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from .pipeline import Result
 from .predictions import CONCEPT
 
+PRODUCT = "product"
 JSON_LINES, CSV = ".jsonl", ".csv"
 SUFFIXES = (CSV, JSON_LINES)
 LABELS = {True: "anomalous", False: "normal", None: None}  # None where the model has no threshold
@@ -22,34 +23,42 @@ def open_table(path: Path) -> TextIO:
     return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
-def table_writer(file: TextIO, suffix: str, tells_concept: bool) -> Callable[[Result], None]:
+def table_writer(
+    file: TextIO, suffix: str, tells_concept: bool, products: Mapping[int, str] | None = None
+) -> Callable[[Result], None]:
     """Begin a table.
 
     Args:
         file: Where to write.
         suffix: ``.csv`` or ``.jsonl``.
         tells_concept: Whether concepts are known.
+        products: Usual product of each concept; none if it is not known of any.
 
     Returns:
         A function that adds a prediction.
     """
+
+    def kind_of(result: Result) -> dict[str, object]:
+        product = {PRODUCT: products.get(result.concept)} if products and result.concept is not None else {}
+        return {CONCEPT: result.concept, **product} if tells_concept else {}
+
     if suffix == JSON_LINES:
-        return lambda result: print(json.dumps(_json_of(result, tells_concept)), file=file)
+        return lambda result: print(json.dumps(_json_of(result, kind_of(result))), file=file)
     writer = csv.writer(file)
-    writer.writerow(["path", "score", "label", "threshold", *([CONCEPT] if tells_concept else []), "regions", "area"])
-    return lambda result: writer.writerow(_cells_of(result, tells_concept))
+    kinds = [CONCEPT, *([PRODUCT] if products else [])] if tells_concept else []
+    writer.writerow(["path", "score", "label", "threshold", *kinds, "regions", "area"])
+    return lambda result: writer.writerow(_cells_of(result, kind_of(result)))
 
 
-def _cells_of(result: Result, tells_concept: bool) -> list[object]:
+def _cells_of(result: Result, kind: Mapping[str, object]) -> list[object]:
     regions = result.regions
     counts = [None, None] if regions is None else [len(regions), sum(region.area for region in regions)]
-    concept = [result.concept] if tells_concept else []
     threshold = None if result.threshold is None else f"{result.threshold:.{DIGITS}g}"
     score = f"{result.score:.{DIGITS}f}"
-    return [result.source.path, score, LABELS[result.label], threshold, *concept, *counts]
+    return [result.source.path, score, LABELS[result.label], threshold, *kind.values(), *counts]
 
 
-def _json_of(result: Result, tells_concept: bool) -> dict[str, object]:
+def _json_of(result: Result, kind: Mapping[str, object]) -> dict[str, object]:
     regions = result.regions
     if regions is not None:
         regions = [region._replace(peak=round(region.peak, DIGITS)) for region in regions]
@@ -58,6 +67,6 @@ def _json_of(result: Result, tells_concept: bool) -> dict[str, object]:
         "score": round(result.score, DIGITS),
         "label": LABELS[result.label],
         "threshold": None if result.threshold is None else round(result.threshold, DIGITS),
-        **({CONCEPT: result.concept} if tells_concept else {}),
+        **kind,
         "regions": None if regions is None else [region._asdict() for region in regions],
     }

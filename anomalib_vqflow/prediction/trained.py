@@ -4,13 +4,15 @@
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from anomalib_vqflow.data import read_image
+from anomalib_vqflow.export.metadata import describe_scores
 from anomalib_vqflow.lightning_model import VQFlow
 
-from .predictions import ModelError, Picture, Prediction
+from .predictions import ModelError, Picture, Prediction, Raw
 
 NO_CHECKPOINT = (OSError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError)  # at other files
 FLOAT32 = "f32"
@@ -28,6 +30,7 @@ class TrainedModel:
     Attributes:
         num_requests: One image is computed at a time.
         tells_concept: Always.
+        metadata: What an export would say of its scores and concepts.
 
     Raises:
         ModelError: If the file is no checkpoint of VQFlow, or torch knows no such device.
@@ -57,6 +60,7 @@ class TrainedModel:
         except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
             msg = f"torch cannot use the device {device}; give --device cpu or cuda."
             raise ModelError(msg) from error
+        self.metadata: dict[str, Any] | None = describe_scores(self._model)
 
     def read(self, path: Path) -> Picture:
         """Read an image as in training.
@@ -83,7 +87,10 @@ class TrainedModel:
             A function that gives the prediction.
         """
         image = torch.from_numpy(picture.given).permute(2, 0, 1)[None].to(self._model.device)
-        found = self._model(image)
+        with torch.no_grad():
+            raw = self._model.model(self._model.pre_processor(image) if self._model.pre_processor else image)
+            post = self._model.post_processor
+            found = raw._replace(**post(raw)._asdict()) if post else raw
         has_label = found.pred_label is not None
         prediction = Prediction(
             score=found.pred_score.item(),
@@ -92,5 +99,6 @@ class TrainedModel:
             anomaly_map=found.anomaly_map[0, 0].cpu().numpy(),
             mask=None if found.pred_mask is None else found.pred_mask[0, 0].bool().cpu().numpy(),
             concept=int(found.concept.item()),
+            raw=Raw(raw.pred_score.item(), raw.raw_map[0, 0].cpu().numpy()),
         )
         return lambda: prediction

@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -136,9 +135,8 @@ def plot_rates(held_out: NDArray[np.float32], test: pd.DataFrame) -> Figure:
         test: Test images; see :class:`.Collected`. Some are normal.
     """
     normal = test.loc[test["anomalous"] == 0, "score"].to_numpy()
-    scores = torch.from_numpy(held_out)
     rates = np.geomspace(1 / (len(held_out) + 1), MOST_ALARMS, NUM_RATES)
-    limits = [conformal_limit(scores, rate) for rate in rates]
+    limits = [conformal_limit(held_out, rate) for rate in rates]
     figure = Figure(figsize=(WIDTH, 0.6 * WIDTH))
     axis = figure.subplots()
     axis.plot(

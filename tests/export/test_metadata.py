@@ -103,6 +103,7 @@ def test_normal_scores_are_told_by_concept():
     assert described["levels"] == list(LEVELS)
     assert described["all"]["count"] == 3
     assert described["concepts"].keys() == {"0", "2"}
+    assert described["raw"]["0"] == {"ranks": None, "score": [1.0, 2.0], "map_peak": [2.0, 3.0]}
     assert described["concepts"]["2"] == {"count": 1, "score": [0.375] * 11, "map_peak": [0.4] * 11}
 
 

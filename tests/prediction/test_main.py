@@ -17,10 +17,11 @@ from hatchling.metadata.core import ProjectMetadata
 from hatchling.plugin.manager import PluginManager
 from PIL import Image
 
+from anomalib_vqflow import VQFlow
 from anomalib_vqflow.prediction.__main__ import main
 from tests.scripts import ROOT
 
-from .toys import save, save_squares, write_toy
+from .toys import save, save_squares, toy_metadata, write_toy
 
 FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
 WITHOUT_TORCH = """
@@ -87,6 +88,128 @@ def test_another_threshold_decides_for_labels_and_masks(images, predict, tmp_pat
         mask = np.asarray(Image.open(tmp_path / "masks" / f"{name}.png"))
         assert (mask == 255 * above).all()
         assert int(row["area"]) == mask.size * above
+
+
+def test_a_rate_sets_the_thresholds(images, predict, tmp_path):
+    """By the held-out scores in the file; scores are told anew, the threshold in the middle, and it is said."""
+    folder, expected = images
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=toy_metadata(np.linspace(0, 0.6, 99)))
+    _, rows, printed = predict(model, folder, "--false-alarm-rate", 0.3, "--pixel-false-alarm-rate", 0.01)
+    limit = np.interp(69.5 / 98, [0, 1], [0, 0.6])
+    for row in rows:
+        value = expected[str(Path(row["path"]).relative_to(folder))]
+        assert float(row["score"]) == pytest.approx(np.clip(value - limit + 0.5, 0, 1), abs=1e-4)
+        assert (row["label"], row["threshold"]) == ("anomalous" if value > limit else "normal", "0.5")
+        assert (int(row["area"]) > 0) == (value > 0.6)
+    assert printed.out.startswith(
+        "Thresholds are set by 99 held-out normal images. At most 30.00% of new normal images"
+    )
+    assert "At most 1.00% of new normal images are marked somewhere." in printed.out
+
+
+def test_the_usual_product_of_the_concept(predict, tmp_path):
+    """Where it is known; else the cell is empty."""
+    save(tmp_path / "images" / "a.png", "L", 51, (40, 30))
+    save(tmp_path / "images" / "b.png", "L", 153, (40, 30))
+    model = write_toy(tmp_path / "m.xml", concept="output", metadata=toy_metadata([0.1], concept=2))
+    assert [(row["concept"], row["product"]) for row in predict(model, tmp_path / "images")[1]] == [
+        ("2", "nut"),
+        ("6", ""),
+    ]
+
+
+def test_a_rate_needs_a_model_that_knows_normal_scores(toy, images, refusal, tmp_path):
+    """Older exports do not, or know no raw scores; both are told by name."""
+    options = (images[0], "--false-alarm-rate", 0.1)
+    assert "toy.xml was exported without its raw scores; export it again" in refusal(toy, *options)
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata={"normal_scores": None})
+    assert "m.xml knows no scores of held-out normal images, which --false-alarm-rate needs" in refusal(model, *options)
+
+
+def test_ignored_regions_count_for_nothing(predict, tmp_path):
+    """Not in scores, labels, files and regions; of images in the folder of the mask's name only."""
+    for product in ("nut", "bolt"):
+        save_squares(tmp_path / "images" / product / "a.png", (0, 0, 20, 40))
+    save_squares(tmp_path / "masks" / "nut.png", (0, 0, 15, 20), size=(30, 20))
+    folders = ("--masks", tmp_path / "found", "--maps", tmp_path / "maps", "--heat-maps", tmp_path / "heat")
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=toy_metadata([0.1]))
+    code, rows, _ = predict(model, tmp_path / "images", "--ignore", tmp_path / "masks", *folders)
+    bolt, nut = rows
+    assert code == 0
+    assert (nut["score"], nut["label"], nut["regions"], nut["area"]) == ("0.000000", "normal", "0", "0")
+    assert (bolt["label"], bolt["regions"], bolt["area"]) == ("normal", "1", "800")
+    assert not np.load(tmp_path / "maps" / "nut" / "a.png.npy").any()
+    assert np.load(tmp_path / "maps" / "bolt" / "a.png.npy").any()
+    assert not np.asarray(Image.open(tmp_path / "found" / "nut" / "a.png.png")).any()
+
+
+def test_an_image_that_the_mask_does_not_fit_is_left_out(predict, tmp_path):
+    """By its name, with both sizes."""
+    save_squares(tmp_path / "images" / "a.png")
+    save_squares(tmp_path / "images" / "b.png", size=(40, 60))
+    save_squares(tmp_path / "mask.png", (0, 0, 9, 9))
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=toy_metadata([0.1]))
+    code, rows, printed = predict(model, tmp_path / "images", "--ignore", tmp_path / "mask.png")
+    assert (code, len(rows)) == (1, 1)
+    assert re.search(r"Left out \S*b\.png: the mask \S*mask\.png of 60x40 has other proportions .* 40x60", printed.err)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("missing", "There is no mask or folder of masks"), ("white.png", "leaves 0.0%"), ("masks", "named like (lid)")],
+)
+def test_masks_that_cannot_be_used_are_refused(images, refusal, tmp_path, place, message):
+    """Before any image is scored."""
+    save_squares(tmp_path / "white.png", (0, 0, 60, 40))
+    save_squares(tmp_path / "masks" / "lid.png")
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=toy_metadata([0.1]))
+    assert message in refusal(model, images[0], "--ignore", tmp_path / place)
+
+
+def test_scores_of_tiles_have_no_ignored_regions(images, refusal, tmp_path):
+    """The score of the best tile does not tell what it would be without some pixels."""
+    metadata = toy_metadata([0.1])
+    metadata["score"]["of_tiles"] = True
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=metadata)
+    save_squares(tmp_path / "mask.png", (0, 0, 9, 9))
+    assert "--ignore does not go with a model that cuts" in refusal(model, images[0], "--ignore", tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize(
+    ("shift", "code", "words"),
+    [(0, 0, "No drift"), (90, 3, "Drift in 40 images, compared with 60 held-out normal ones: scores are higher")],
+)
+def test_a_drift_has_its_own_exit_code(predict, tmp_path, shift, code, words):
+    """And a line; the file that lies beside the model is the reference."""
+    values = np.random.default_rng(0).integers(50, 100, 100)
+    metadata = toy_metadata(values[:60] / 255, concept=10)
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    for index, value in enumerate(values[60:]):
+        image = np.full((40, 30), value + shift, dtype=np.uint8)
+        image[0, 0] = 255  # the concept is the brightest value
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "images" / f"{index:02}.png")
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=metadata)
+    options = ("--reference", tmp_path / "metadata.json", "--threshold", 1)
+    found, _, printed = predict(model, tmp_path / "images", *options)
+    assert found == code
+    assert words in printed.out
+
+
+def test_a_reference_that_cannot_be_used_is_refused(images, refusal, tmp_path):
+    """A missing file, one of another kind, and one of another model."""
+    model = write_toy(tmp_path / "m.xml", concept="tensor", metadata=toy_metadata([0.1]))
+    (tmp_path / "a.json").write_text("[")
+    (tmp_path / "b.json").write_text("[]")
+    (tmp_path / "c.json").write_text(json.dumps(toy_metadata([0.2])))
+    messages = {
+        "no": "Cannot read",
+        "a": "a.json is no JSON",
+        "b": "b.json knows no scores of held-out",
+        "c": "c.json tells other scores",
+    }
+    for name, message in messages.items():
+        assert message in refusal(model, images[0], "--reference", tmp_path / f"{name}.json")
 
 
 def test_a_model_of_one_size_gets_images_of_that_size(predict, tmp_path):
@@ -223,6 +346,11 @@ def test_wrong_paths_are_errors_that_name_them(toy, tmp_path, refusal, model, im
         (["--output", "out.txt"], "--output must end in .csv or .jsonl, got out.txt."),
         (["--threshold", "1.5"], "--threshold must be between 0 and 1, got 1.5."),
         (["--threshold", "nan"], "--threshold must be between 0 and 1, got nan."),
+        (["--false-alarm-rate", "1"], "--false-alarm-rate must be above 0 and below 1, got 1.0."),
+        (["--false-alarm-rate", "0.1", "--pixel-false-alarm-rate", "0"], "--pixel-false-alarm-rate must be above 0"),
+        (["--drift-rate", "0"], "--drift-rate must be at least 0.001 and below 1, got 0.0."),
+        (["--pixel-false-alarm-rate", "0.1"], "--pixel-false-alarm-rate needs --false-alarm-rate."),
+        (["--false-alarm-rate", "0.1", "--threshold", "0.4"], "--threshold and --false-alarm-rate set the same"),
         (["--readers", "0"], "--readers must be at least 1"),
         (["--threads", "-1"], "--threads at least 0"),
         (["--masks", "a", "--maps", "b/../a"], "--masks, --heat-maps and --maps must be different folders."),
@@ -271,6 +399,35 @@ def test_checkpoints_go_on_after_a_broken_file(trained, predict, root, tmp_path)
     assert [row["path"] for row in rows] == [str(place / f"{index:03}.png") for index in range(2)]
     assert f"Left out {broken}: " in printed.err
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_a_rate_gives_checkpoint_and_exports_the_same_thresholds(exported, trained, root, predict):
+    """Those of the post-processor's own ``set_false_alarm_rate``; products are known, too."""
+    loaded = VQFlow.load_from_checkpoint(trained[-1], map_location="cpu").eval()
+    loaded.post_processor.set_false_alarm_rate(0.3)
+    for path in (trained[-1], *exported):
+        for row in predict(path, root, "--false-alarm-rate", 0.3)[1]:
+            expected = loaded(read_image(row["path"], as_tensor=True)[None])
+            assert float(row["score"]) == pytest.approx(expected.pred_score.item(), abs=1e-4)
+            assert row["label"] == ("anomalous" if expected.pred_label.item() else "normal")
+            assert row["product"] in {"bolt", "nut"}
+
+
+@pytest.mark.slow
+def test_exports_ignore_what_their_checkpoint_does(exported, trained, root, predict, tmp_path):
+    """Scores, labels and defects are the same, and none is in the region; the reference is that of all of them."""
+    save_squares(tmp_path / "masks" / "bolt.png", (0, 0, 16, 32), size=(32, 32))
+    options = ("--ignore", tmp_path / "masks", "--reference", exported[0].parent / "metadata.json")
+    tables = [
+        predict(path, root, *options, "--maps", tmp_path / path.name)[1] for path in (Path(trained[-1]), *exported)
+    ]
+    for row, *others in zip(*tables, strict=True):
+        for other in others:
+            assert float(other["score"]) == pytest.approx(float(row["score"]), abs=1e-4)
+            assert other["label"] == row["label"]
+    for path in tmp_path.rglob("*.npy"):
+        assert (np.load(path)[:, :32] == 0).all() == ("bolt" in path.parts)
 
 
 @pytest.mark.slow

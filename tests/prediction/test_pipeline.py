@@ -18,6 +18,7 @@ class Counting:
     """A model that scores an image by the number in its name, and counts how many images there are at a time."""
 
     tells_concept = False
+    metadata = None
 
     def __init__(self, num_requests=1, slow=None, broken=()):
         self.num_requests, self.slow, self.broken = num_requests, slow, broken

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CSV and lines of JSON tell the same, in their own ways."""
 
+import csv
 import io
 import json
 from pathlib import Path, PurePath
@@ -32,6 +33,18 @@ def test_csv_counts_regions(tells_concept, expected):
     write(KNOWN)
     write(UNKNOWN)
     assert file.getvalue().splitlines() == [*expected, '"a, b.png",0.500000' + "," * (expected[0].count(",") - 1)]
+
+
+@pytest.mark.parametrize(("concept", "product"), [(3, "nut"), (4, None)])
+def test_products_stand_beside_concepts(concept, product):
+    """In both kinds of tables; of a concept that no product is known of, nothing."""
+    csv_file, json_file = io.StringIO(), io.StringIO()
+    result = KNOWN._replace(concept=concept)
+    table_writer(csv_file, ".csv", tells_concept=True, products={3: "nut"})(result)
+    table_writer(json_file, ".jsonl", tells_concept=True, products={3: "nut"})(result)
+    (row,) = csv.DictReader(csv_file.getvalue().splitlines())
+    assert (row["concept"], row["product"]) == (str(concept), product or "")
+    assert json.loads(json_file.getvalue())["product"] == product
 
 
 def test_json_lists_regions():
