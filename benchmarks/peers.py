@@ -7,7 +7,7 @@ All are exported to OpenVINO in FP32 for images of 256×256, with anomalib's def
 neither time nor size depends. Nothing is downloaded. What deviates or has to be chosen:
 
 - PatchCore's memory bank holds 21,401 patches: 10 % (its default) of those of 209 images, the normal training images of
-  one category of MVTec AD, ``bottle``. Its time grows with that number.
+  one category of MVTec AD, ``bottle``. Its time grows with that number, so there is one with 4,096 patches, too.
 - PaDiM's statistics have the size that its defaults give, whatever the number of images.
 - PatchCore is exported for a single image, because anomalib's export fixes it to batches of two.
 - U-Flow gets the backbone ``resnet18``; its default takes images of 448×448 only.
@@ -72,10 +72,11 @@ def padim() -> Padim:
     return model
 
 
-def patch_core() -> Patchcore:
-    """Build PatchCore with a memory bank of the size that it would have."""
+def patch_core(num_patches: int | None = None) -> Patchcore:
+    """Build PatchCore with a memory bank of some size, or of that which it would have."""
     model = Patchcore(pre_trained=False, pre_processor=Patchcore.configure_pre_processor((SIZE, SIZE)))
-    num_patches = int(model.coreset_sampling_ratio * NUM_NORMAL_IMAGES * (SIZE // 8) ** 2)
+    if num_patches is None:
+        num_patches = int(model.coreset_sampling_ratio * NUM_NORMAL_IMAGES * (SIZE // 8) ** 2)
     model.model.memory_bank = torch.randn(num_patches, sum(model.model.feature_extractor.out_dims))
     return model
 
@@ -109,6 +110,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "U-Flow (resnet18)": partial(export_whole, u_flow),
     "PaDiM (resnet18)": partial(export_whole, padim),
     "PatchCore (wide_resnet50_2)": partial(export_single, patch_core),
+    "PatchCore (wide_resnet50_2), 4,096 patches": partial(export_single, partial(patch_core, 4096)),
     "Reverse Distillation (wide_resnet50_2)": partial(
         export_whole, partial(with_defaults, ReverseDistillation, pre_trained=False)
     ),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether the images of a run still are what the held-out normal images of the training were.
 
-Three tests share a rate of false alarms (Bonferroni). All are exact Monte-Carlo tests: a p-value is the share of draws
-under the null hypothesis that are no less extreme than the run, the run included, so rates hold for any number of
-images and any distribution of scores.
+Three tests share a rate of false alarms (Bonferroni). All are Monte-Carlo tests: a p-value is the share of draws under
+the null hypothesis that are no less extreme than the run, the run included, so rates hold for any number of images and
+any distribution of scores. That of the shares is approximate, because the same held-out images set the threshold by
+which images are called normal.
 
 - **Scores are higher**, and **scores are lower**: one-sided Kolmogorov-Smirnov tests of where each score lies among the
   held-out ones of its concept, so that another mix of products is no drift of scores. Defects score high, so the null
