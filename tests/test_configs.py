@@ -27,6 +27,7 @@ PAPER_AND_RELEASE = {
     "layers": None,
     "pre_trained": True,
     "input_size": [384, 384],
+    "tile_size": None,
     "concept_dim": 512,
     "num_concepts": 32,
     "concept_novelty": 0.0,
