@@ -112,7 +112,7 @@ class AnomalyMapGenerator(nn.Module):
         else:
             log_p = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # (B, 1, h_i, w_i)
             raw_map = MAPS[self.score_map](log_p, size)
-        return Scores(self.tell(raw_map), self.tell(self._top_mean(raw_map)), raw_map)
+        return Scores(self.tell(raw_map), self.tell(top_mean(raw_map, self.top_k_ratio)), raw_map)
 
     def tell(self, raw: Tensor) -> Tensor:
         """Map raw values of maps, or their means, to [0, 1].
@@ -139,7 +139,7 @@ class AnomalyMapGenerator(nn.Module):
         Returns:
             Scores in standard deviations of a cell's energy, shape ``(B,)``.
         """
-        return self._top_mean(self._standard_energy(latents, log_dets, size))
+        return top_mean(self._standard_energy(latents, log_dets, size), self.top_k_ratio)
 
     @torch.no_grad()
     def observe_(self, latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> None:
@@ -164,10 +164,6 @@ class AnomalyMapGenerator(nn.Module):
         scales = self.level_variance.clamp_min(1e-12).rsqrt()
         standard = [(levels[i] - self.level_mean[i]) * scales[i] for i in range(len(levels))]
         return _upsampled_sum(standard, size) / len(levels)
-
-    def _top_mean(self, maps: Tensor) -> Tensor:
-        """Average the top share of the pixels; shape ``(B,)``."""
-        return top_mean(maps, self.top_k_ratio)
 
 
 def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> list[Tensor]:

@@ -227,12 +227,15 @@ class VQFlow(
                 self.train()
         # anomalib's TorchInferencer leaves gradients on, under which tables of conditions cannot be kept.
         with nullcontext() if self.is_exported else torch.no_grad():
-            prediction = raw = self.model(self.pre_processor(batch) if self.pre_processor else batch)
-            if self.post_processor:
-                prediction = raw._replace(**self.post_processor(raw)._asdict())
+            raw, prediction = self.raw_and_told(batch)
         if self.is_exported:
             return TracedPrediction(**prediction._asdict(), raw_score=raw.pred_score)
         return InferencerPrediction(*prediction)
+
+    def raw_and_told(self, images: Tensor) -> tuple[Prediction, Prediction]:
+        """Predict from images as :meth:`forward` does, as the mode is; before post-processing and after it."""
+        raw: Prediction = self.model(self.pre_processor(images) if self.pre_processor else images)
+        return raw, raw._replace(**self.post_processor(raw)._asdict()) if self.post_processor else raw
 
     def validation_step(self, batch: Batch, *args: object, **kwargs: object) -> STEP_OUTPUT:
         """Predict the scores of a batch.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import openvino
-from measuring import print_header, print_row
+from measuring import compile_request, print_header, print_row
 from models import ONNX, add_model_options, build, randomize_
 
 PARTS = {
@@ -77,14 +77,11 @@ def profile(path: Path, size: tuple[int, int], num_threads: int, rounds: int) ->
     Returns:
         What was executed.
     """
-    model = openvino.Core().read_model(path)
-    model.reshape([1, 3, *size])
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads}
-    compiled = openvino.Core().compile_model(model, "CPU", {**settings, "PERF_COUNT": True})
-    request, image = compiled.create_infer_request(), np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
+    request = compile_request(path, num_threads, (1, 3, *size), PERF_COUNT=True)
+    image = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
     for _ in range(WARM_UP + rounds):
         request.infer({0: image})
-    nodes = compiled.get_runtime_model().get_ops()
+    nodes = request.get_compiled_model().get_runtime_model().get_ops()
     times = [told(node, "execTimeMcs") for node in nodes]
     return [
         Operator(part_of(module_of(node)), told(node, "layerType"), float(time) / 1000)

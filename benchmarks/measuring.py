@@ -75,7 +75,9 @@ def peak_memory_of_inference(path: Path | None, num_threads: int, input_size: Se
     return in_new_process(__file__, *model, "--threads", num_threads, "--input-size", *input_size)
 
 
-def compile_request(path: Path, num_threads: int, shape: Sequence[int] | None = None) -> openvino.InferRequest:
+def compile_request(
+    path: Path, num_threads: int, shape: Sequence[int] | None = None, **settings: object
+) -> openvino.InferRequest:
     """Compile an exported model for exact results at the lowest latency.
 
     It computes in the type that it was exported in, not in the bfloat16 that OpenVINO prefers where the CPU has it.
@@ -84,6 +86,7 @@ def compile_request(path: Path, num_threads: int, shape: Sequence[int] | None = 
         path: The model.
         num_threads: Threads of OpenVINO.
         shape: Only shape of the input; None to leave it as exported.
+        settings: Further settings of OpenVINO.
 
     Returns:
         What infers.
@@ -92,8 +95,8 @@ def compile_request(path: Path, num_threads: int, shape: Sequence[int] | None = 
     model = core.read_model(path)
     if shape is not None:
         model.reshape(list(shape))
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads}
-    return core.compile_model(model, "CPU", settings).create_infer_request()
+    exact = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads}
+    return core.compile_model(model, "CPU", {**exact, **settings}).create_infer_request()
 
 
 def file_size(path: Path) -> float:

@@ -73,21 +73,6 @@ def compression_named(name: str | None) -> CompressionType | None:
     return known[word]
 
 
-def check_camera_input(camera_input: Any) -> bool:  # noqa: ANN401  # what users and command lines give
-    """Make sure that it is said whether a model takes a camera's frames.
-
-    Args:
-        camera_input: True or False.
-
-    Returns:
-        The same.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
-    return _yes_or_no("camera_input", camera_input)
-
-
 def take_map_only(
     arguments: dict[str, Any],
     camera_input: bool,
@@ -108,7 +93,7 @@ def take_map_only(
     Raises:
         ValueError: If it is neither True nor False, or another argument or the model does not go with it.
     """
-    if not _yes_or_no("map_only", arguments.pop("map_only")):
+    if not yes_or_no("map_only", arguments.pop("map_only")):
         return False
     if input_size is None:
         msg = "map_only needs an input_size, because DL Streamer resizes frames to it, best that of the frames."
@@ -128,7 +113,19 @@ def take_map_only(
     return True
 
 
-def _yes_or_no(name: str, value: Any) -> bool:  # noqa: ANN401
+def yes_or_no(name: str, value: Any) -> bool:  # noqa: ANN401  # what users and command lines give
+    """Make sure that a switch is on or off.
+
+    Args:
+        name: Name of the argument.
+        value: True or False.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
     if value not in (True, False):
         msg = f"{name} must be True or False, got {value!r}."
         raise ValueError(msg)

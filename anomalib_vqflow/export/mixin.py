@@ -27,13 +27,13 @@ from anomalib_vqflow.torch_model import Prediction, TracedPrediction
 
 from .arguments import (
     ONNX_OPSET,
-    check_camera_input,
     check_file_name,
     check_onnx_arguments,
     compression_named,
     known_outputs,
     size_of_images,
     take_map_only,
+    yes_or_no,
 )
 from .camera import take_frames_in_onnx, take_frames_in_openvino
 from .files import finish_onnx, whole_files
@@ -125,11 +125,12 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         opset = kwargs.setdefault("opset_version", ONNX_OPSET)
         outputs = kwargs.pop("output_names", None)
         check_onnx_arguments(kwargs)
-        check_camera_input(camera_input)
+        yes_or_no("camera_input", camera_input)
         self._prepare_export()
         examples = self._example_images(input_size)
         prediction = Prediction._asdict(self.eval()(examples[0]))  # that of inferencers leaves the concept out
-        told = [name for name in TracedPrediction._fields if prediction.get(name, name) is not None]
+        not_told = {name for name, value in prediction.items() if value is None}
+        told = [name for name in TracedPrediction._fields if name not in not_told]
         outputs = known_outputs(outputs, told, [name for name in told if name in InferenceBatch._fields])
         notes = {} if self.bit_depth is None else {"bit_depth": str(self.bit_depth)}
         with whole_files(export_root, ExportType.ONNX) as folder:
@@ -219,7 +220,7 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
             msg = f"metric must be a metric object, such as anomalib.metrics.F1Score(...), got {metric!r}."
             raise TypeError(msg)
         onnx_arguments = {"camera_input": camera_input, "map_only": map_only, **(onnx_kwargs or {})}
-        camera_input = check_camera_input(onnx_arguments.pop("camera_input"))
+        camera_input = yes_or_no("camera_input", onnx_arguments.pop("camera_input"))
         map_only = take_map_only(onnx_arguments, camera_input, input_size, self.post_processor)
         import openvino
 

@@ -88,9 +88,7 @@ class TrainedModel:
         """
         image = torch.from_numpy(picture.given).permute(2, 0, 1)[None].to(self._model.device)
         with torch.no_grad():
-            raw = self._model.model(self._model.pre_processor(image) if self._model.pre_processor else image)
-            post = self._model.post_processor
-            found = raw._replace(**post(raw)._asdict()) if post else raw
+            raw, found = self._model.raw_and_told(image)
         has_label = found.pred_label is not None
         prediction = Prediction(
             score=found.pred_score.item(),

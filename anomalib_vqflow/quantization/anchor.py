@@ -37,7 +37,7 @@ class Anchor:
         """Height and width of the level, in cells."""
         return self.rows.shape[1], self.columns.shape[1]
 
-    @property
+    @cached_property
     def position(self) -> Tensor:
         """The position of every cell, shape ``(P, h, w)``."""
         height, width = self.grid
