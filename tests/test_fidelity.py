@@ -142,7 +142,14 @@ def test_whole_flow_adds_the_missing_log_determinant(reference):
 @pytest.mark.parametrize(("score_map", "name", "levels"), [("multiplicative", "mul", 1), ("additive", "add", 3)])
 def test_maps(reference, score_map, name, levels):
     latents = [reference.outputs[f"z{level}"] for level in LEVELS]
-    generator = AnomalyMapGenerator(num_levels=3, num_concepts=1, score_map=score_map, top_k_ratio=0.03)
+    generator = AnomalyMapGenerator(
+        num_levels=3,
+        num_concepts=1,
+        score_map=score_map,
+        top_k_ratio=0.03,
+        map_levels=[0, 1, 2],
+        score_levels=[0, 1, 2],
+    )
     scores = generator(latents, [], torch.zeros(len(latents[0]), dtype=torch.long), (96, 96))
     # Ours divides the additive map by the number of levels, to stay in [0, 1].
     reference.check(levels * scores.anomaly_map[:, 0], f"anomaly_score_map_{name}")

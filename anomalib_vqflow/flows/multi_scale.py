@@ -77,8 +77,8 @@ class MultiScaleFlow(InvertibleModule):
         super().__init__(dims_in, dims_c)
         if len(flow_steps) != len(dims_in) or min(flow_steps, default=0) < 1:
             msg = (
-                f"flow_steps needs one positive number for each of the {len(dims_in)} detail levels "
-                f"(all layers but the last), got {list(flow_steps)}."
+                f"flow_steps needs one positive number for each of the {len(dims_in)} levels, which are "
+                f"the layers, but for the last one if semantic_level is off; got {list(flow_steps)}."
             )
             raise ValueError(msg)
         *level_dims_c, semantic_dims, prototype_dims = dims_c

@@ -10,10 +10,10 @@ import torch
 
 from anomalib_vqflow.export.metadata import describe_normal_scores, describe_thresholds
 from anomalib_vqflow.ignored import ScoreRule
+from anomalib_vqflow.outputs import Prediction as TorchPrediction
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
 from anomalib_vqflow.prediction.predictions import ModelError, Prediction, Raw
 from anomalib_vqflow.prediction.scales import held_out_of, products_of, scales_of, scales_of_rates
-from anomalib_vqflow.torch_model import Prediction as TorchPrediction
 
 CONCEPTS = 3
 
