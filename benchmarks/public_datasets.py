@@ -77,9 +77,11 @@ def read_config(model: Path, data: Path) -> dict[str, Any]:
         A configuration with ``model``, ``data`` and ``trainer``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the first one has no model.
+        ValueError: If the first one is not there or has no model.
     """
+    if not model.is_file():
+        msg = f"Expected a configuration that vqflow-config lists, or the path of one, got {str(model)!r}."
+        raise ValueError(msg)
     settings = yaml.safe_load(model.read_text(encoding="utf-8"))
     if not isinstance(settings, dict) or "class_path" not in settings.get("model", {}):
         msg = f"Expected a configuration with a model, as configs/light_cpu.yaml, got {model}."

@@ -8,10 +8,10 @@ import yaml
 from anomalib.data import AnomalibDataModule
 
 from anomalib_vqflow import MultiCategory
+from anomalib_vqflow.configuration import configurations
 from anomalib_vqflow.naming import first_names
 
-FOLDER = Path(__file__).absolute().parents[1] / "configs" / "data"
-DATASETS = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+DATASETS = {path.stem: path for name, path in configurations().items() if name.startswith("data/")}
 
 
 def check_files(datamodule: MultiCategory) -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small stand-ins of anomalib's datasets, in their folders."""
 
-from pathlib import Path
-
 import numpy as np
 import tifffile
 
@@ -54,11 +52,9 @@ FOLDERS = {  # dataset: category, folders of images with the masks of those
 }
 
 
-def write_folders(root, dataset, name=None):
-    """Write two images per folder, with their masks and depth, of a category by name or of any; return the category."""
+def write_folders(root, dataset):
+    """Write two images per folder, with their masks and depth; return the category."""
     category, folders = FOLDERS[dataset]
-    if name:
-        category = str(Path(category).with_name(name))
     for folder, mask in folders.items():
         for index in range(2):
             make_image(root / category / folder / f"{index:03}.png", 60 + len(folder))
