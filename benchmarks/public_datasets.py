@@ -4,10 +4,10 @@
     python benchmarks/public_datasets.py mvtec_ad --root datasets/MVTecAD
 
 The data sets are the files in ``configs/data``, whose heads tell the folders that they need; nothing is downloaded.
-``--model`` takes any configuration of a model: the recommended one (``light_cpu``, which is ``VQFlow()``; the default),
-the published one (``mvtec_ad``), or the path of a file. Used of it are its model, its trainer, and of its data the
-batch sizes, the workers and the balance of categories; it runs on the accelerator that there is. Options that are not
-listed go to the configuration, as ``--trainer.max_epochs 5``.
+``--model`` takes the configuration of a model: ``recommended``, which is ``VQFlow()``, ``published``, any name that
+``vqflow-config`` lists, or the path of a file. Used of it are its model, its trainer, and of its data the batch sizes,
+the workers and the balance of categories; it runs on the accelerator that there is. Options that are not listed go to
+the configuration, as ``--trainer.max_epochs 5``.
 
 All that a run writes is in ``results/public_datasets/<data set>/<model>/seed<seed>``. The same command again goes on
 after the last epoch that was saved; when all is done, it only prints the tables.
@@ -30,6 +30,9 @@ from public_tables import print_tables
 from anomalib_vqflow import MultiCategory
 from anomalib_vqflow.configuration import configurations
 
+MODELS = {"recommended": "light_cpu", "published": "mvtec_ad"}
+"""Configurations by what they are here; those files say more than the model."""
+
 LOADING = ("train_batch_size", "eval_batch_size", "num_workers", "balanced_sampling")
 """What a model's configuration says of its data that belongs to the training, not to the data set."""
 
@@ -47,23 +50,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--root", nargs="+", help="its folder; of several data sets, one each; default: ./datasets/...")
     parser.add_argument("--categories", nargs="+", help="some of its categories; default: all")
-    parser.add_argument(
-        "--model", default="light_cpu", help="name that vqflow-config knows, or path of a configuration"
-    )
+    parser.add_argument("--model", default="recommended", help="or published, a name of vqflow-config, or a path")
     parser.add_argument("--seed", type=int, default=42, help="of weights and of the order of images")
     parser.add_argument("--results", type=Path, default=Path("results") / "public_datasets", help="folder of all runs")
     options, rest = parser.parse_known_args(arguments)
     try:
-        model = configurations().get(options.model, Path(options.model))
-        folder = options.results / options.dataset / model.stem / f"seed{options.seed}"
+        model = configurations().get(MODELS.get(options.model, options.model), Path(options.model))
+        name = Path(options.model).stem
+        folder = options.results / options.dataset / name / f"seed{options.seed}"
         config = read_config(model, DATASETS[options.dataset])
         set_data(config["data"], options.root, options.categories)
         override(config, configuration_overrides(rest))
-        results = run(config, folder, options.seed)
-    except (ValueError, OSError) as error:
+        config["default_root_dir"] = str(folder.absolute())
+        results = finished_results(config, folder)
+    except ValueError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
-    datasets = {name: datamodule.name for name, datamodule in build_data(config["data"]).by_category.items()}
-    print_tables(results, datasets, f"{config['model']['class_path'].split('.')[-1]}, {model.stem}", options.seed)
+    if results is None:
+        results = train(config, folder, options.seed)
+    datasets = {category: part.name for category, part in build_data(config["data"]).by_category.items()}
+    print_tables(results, datasets, f"{config['model']['class_path'].split('.')[-1]}, {name}", options.seed)
 
 
 def read_config(model: Path, data: Path) -> dict[str, Any]:
@@ -157,21 +162,19 @@ def build_data(config: Mapping[str, Any]) -> MultiCategory:
     return MultiCategory(**arguments)
 
 
-def run(config: dict[str, Any], folder: Path, seed: int) -> pd.DataFrame:
-    """Train and test, or go on with what was begun.
+def finished_results(config: Mapping[str, Any], folder: Path) -> pd.DataFrame | None:
+    """Read the results of a run that is finished; refuse to begin or resume one that cannot be.
 
     Args:
-        config: Configuration with ``model``, ``data`` and ``trainer``.
-        folder: Folder of the run.
-        seed: Seed of the training.
+        config: Configuration of the run.
+        folder: Its folder.
 
     Returns:
-        Results as :class:`~anomalib_vqflow.CategoryEvaluator` has them.
+        Results as :class:`~anomalib_vqflow.CategoryEvaluator` has them; None if there are none yet.
 
     Raises:
-        ValueError: If the folder has a run of another configuration, or data are missing.
+        ValueError: If the folder has a run of another configuration, or images are missing.
     """
-    config = {**config, "default_root_dir": str(folder.absolute())}
     file = folder / "config.yaml"
     before = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else config
     if different := [name for name in config if before.get(name) != config[name]]:
@@ -181,6 +184,21 @@ def run(config: dict[str, Any], folder: Path, seed: int) -> pd.DataFrame:
         print(f"Results of {finished}")
         return pd.read_csv(finished, dtype={"category": str}, index_col="category")
     check_files(build_data(config["data"]))
+    return None
+
+
+def train(config: Mapping[str, Any], folder: Path, seed: int) -> pd.DataFrame:
+    """Train and test, or go on with what was begun.
+
+    Args:
+        config: Configuration of the run.
+        folder: Its folder.
+        seed: Seed of the training.
+
+    Returns:
+        Results as :class:`~anomalib_vqflow.CategoryEvaluator` has them.
+    """
+    file = folder / "config.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     seed_everything(seed)

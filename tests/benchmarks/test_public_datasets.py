@@ -10,6 +10,7 @@ from anomalib.engine import Engine
 
 from anomalib_vqflow import VQFlow
 from tests.scripts import load_script
+from tests.test_configs import PAPER_AND_RELEASE, VISA
 from tests.tiny import ARGUMENTS
 
 from .public_stand_ins import CHOSEN, write_stand_in
@@ -78,11 +79,13 @@ def test_every_dataset_ends_in_its_tables(layout, run, tmp_path, monkeypatch):
     results = results_in(tmp_path / "results" / dataset / "tiny" / "seed42")
     assert (results.loc[list(categories), ["normal", "anomalous"]] > 0).all(axis=None)
     paper, *anomalib = read_tables(printed).values()
-    assert list(paper)[1:3] == list(categories)
+    names = list(paper)[1:3]
+    assert set(names) == set(categories)
     percents = [f"{100 * results.loc['macro', metric]:.1f}" for metric in METRICS[:2]]
     assert list(paper.values())[3] == [" / ".join(percents), NOT_EVALUABLE]
     for table, metric in zip(anomalib, METRICS, strict=True):
-        values = results.loc[["macro", *categories], metric]
+        values = results.loc[["macro", *names], metric]
+        assert table["head"][2:] == [name.replace("_", " ").title() for name in names]
         assert table["VQFlow, tiny"] == [f"{value:.3f}" for value in values]
 
     monkeypatch.setattr(Engine, "fit", lambda *_, **__: pytest.fail("trains again"))
@@ -129,7 +132,7 @@ def test_an_interrupted_run_goes_on_and_ends_alike(place, run, tmp_path, monkeyp
     assert read_tables(printed) == read_tables(whole)
 
 
-@pytest.mark.parametrize("name", ["light_cpu", "mvtec_ad", "folder"])
+@pytest.mark.parametrize("name", [name for name in public_datasets.configurations() if "/" not in name])
 @pytest.mark.parametrize("dataset", public_datasets.DATASETS)
 def test_any_model_goes_with_any_data(name, dataset):
     """Model and trainer are those of the one file, the data those of the other, but for how they are loaded."""
@@ -138,10 +141,41 @@ def test_any_model_goes_with_any_data(name, dataset):
     config = public_datasets.read_config(model, public_datasets.DATASETS[dataset])
     assert config["model"]["init_args"] == {"visualizer": False, **settings["model"]["init_args"]}
     assert config["trainer"] == {key: value for key, value in settings["trainer"].items() if key != "accelerator"}
+    loading = settings["data"]["init_args"]
     data = public_datasets.build_data(config["data"])
-    assert data.train_batch_size == settings["data"]["init_args"]["train_batch_size"]
+    assert data.train_batch_size == loading["train_batch_size"]
+    assert data.num_workers == loading["num_workers"]
     first_line = public_datasets.DATASETS[dataset].read_text().splitlines()[0]
     assert f" {len(data.categories)} categories" in first_line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["light_cpu", "mvtec_ad"])
+@pytest.mark.parametrize("dataset", public_datasets.DATASETS)
+def test_anomalib_takes_the_data_after_any_configuration(name, dataset):
+    """What the configuration before says of its own data set is replaced, and the rest kept."""
+    model, data = public_datasets.configurations()[name], public_datasets.DATASETS[dataset]
+    narrow = {"model.backbone": "test_convnext2", "model.pre_trained": False, "model.hidden_dim": 8}
+    _, _, datamodule = Engine.from_config(model, data=data, **narrow)  # "--config ... --data ..."
+    expected = public_datasets.build_data(public_datasets.read_config(model, data)["data"])
+    assert datamodule.categories == expected.categories
+    assert datamodule.train_batch_size == expected.train_batch_size
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("recommended", {}), ("published", PAPER_AND_RELEASE)])
+def test_names_of_models(name, arguments, tmp_path, monkeypatch, capsys):
+    """The recommended model is the one of the defaults, the published one has the published values."""
+    seen = {}
+
+    def finished_results(config, _):
+        seen.update(config["model"]["init_args"])
+        return pd.DataFrame(0.5, index=VISA.split(), columns=METRICS)
+
+    monkeypatch.setattr(public_datasets, "finished_results", finished_results)
+    public_datasets.main(["visa", "--model", name, "--results", str(tmp_path)])
+    others = {"visualizer": False} if name == "recommended" else {"visualizer": False, "score_map": "likelihood"}
+    assert seen == {**arguments, **others}
+    assert f"VQFlow, {name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dataset", set(public_datasets.DATASETS) - {"mvtec_ad_visa"})
