@@ -124,12 +124,13 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise FileNotFoundError(msg)
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = dict(state.get("state_dict", state))
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = dict(state.get("state_dict", state))
         "".join(state)  # fails for other keys than strings
-        return state
     except Exception as error:
         reason = str(error).split(". ")[0]  # torch goes on to advise loading without weights_only
         msg = f"{path} is no readable state dict ({type(error).__name__}: {reason}); give a .safetensors or torch file."
         raise ValueError(msg) from error
+    return state
