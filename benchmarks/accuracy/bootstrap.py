@@ -236,5 +236,5 @@ def _check_same_images(runs: Sequence[Mapping[str, Array]]) -> None:
     for other in runs[1:]:
         for name in ("categories", "names", "anomalous"):
             if not np.array_equal(runs[0][name], other[name]):
-                msg = f"Expected the same test images in all runs, but their {name} differ; compare runs of one data set."
+                msg = f"Expected the same test images in all runs, but their {name} differ. Compare runs on equal data."
                 raise ValueError(msg)

@@ -18,6 +18,7 @@ from anomalib.pre_processing import PreProcessor
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
+from torch.fx import GraphModule
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_vqflow import MultiCategory, VQFlow
@@ -175,7 +176,7 @@ def load_weights_(model: nn.Module, path: Path) -> None:
         ValueError: If the file lacks a weight of a backbone, or the model has no backbone that we can find.
     """
     state = {key.replace(".", "_"): value for key, value in load_file(path).items()}
-    bodies = [module for module in model.modules() if _is_backbone(module)]
+    bodies = list(_backbones(model))
     if not bodies:
         msg = f"Found no backbone in {type(model).__name__} to load {path} into; give it `true`, or skip the model."
         raise ValueError(msg)
@@ -188,8 +189,13 @@ def load_weights_(model: nn.Module, path: Path) -> None:
         body.load_state_dict({key: state[key.replace(".", "_")] for key in wanted}, strict=False)
 
 
-def _is_backbone(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("timm.models.") and hasattr(module, "feature_info")
+def _backbones(module: nn.Module) -> Iterator[nn.Module]:
+    """Find the outermost modules that are timm's, or traced as torchvision's are."""
+    for child in module.children():
+        if type(child).__module__.startswith("timm.models.") or isinstance(child, GraphModule):
+            yield child
+        else:
+            yield from _backbones(child)
 
 
 def _backbone_name(arguments: Mapping[str, Any]) -> str:

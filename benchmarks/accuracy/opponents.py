@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from anomalib.data import Batch
 from anomalib.models import Cflow, Patchcore
+from anomalib.models.components import KCenterGreedy
 from anomalib.models.image.cflow.anomaly_map import AnomalyMapGenerator
 from torch import Tensor
 
@@ -39,9 +40,26 @@ class BoundedPatchcore(Patchcore):
 
     def fit(self) -> None:
         """Choose the bank."""
-        candidates = sum(map(len, self.model.embedding_store))
-        self.coreset_sampling_ratio = min(1.0, (self.num_patches + 0.5) / candidates)  # half: anomalib rounds down
-        super().fit()
+        candidates = torch.vstack(self.model.embedding_store)
+        self.model.embedding_store.clear()
+        ratio = min(1.0, (self.num_patches + 0.5) / len(candidates))  # a half, because anomalib rounds down
+        self.model.memory_bank = FrugalGreedy(candidates, ratio).sample_coreset()
+
+
+class FrugalGreedy(KCenterGreedy):
+    """anomalib's greedy choice without its copy of all patches for each that is chosen.
+
+    Those copies, with the small tensors that are kept between them, leave holes in the memory that the next copy does
+    not fit into: 4,096 of 15,104 patches took 20 GB and more (anomalib 2.7.0, glibc).
+    """
+
+    def update_distances(self, cluster_center: int | Tensor | None) -> None:
+        """Note how far all patches are from the last one that was chosen, if it is the nearest."""
+        if cluster_center is None:
+            return
+        center = self.features[cluster_center].reshape(1, -1)
+        distances = torch.cdist(self.features, center, compute_mode="donot_use_mm_for_euclid_dist")
+        self.min_distances = distances if self.min_distances is None else torch.minimum(self.min_distances, distances)
 
 
 class AbsoluteCflow(Cflow):

@@ -79,19 +79,19 @@ def plot(rows: Iterable[Row], path: Path) -> None:
         msg = "Expected rows with results, got none; do the runs first."
         raise ValueError(msg)
     times = {"training, min": _training_minutes, "test, ms per image": _test_milliseconds}
-    size = (5 * len(times) * len(PLOTTED), 4.5 * len(names))
-    figure, axes = plt.subplots(len(names), len(times) * len(PLOTTED), figsize=size, squeeze=False)
+    panels = [(metric, time) for metric in PLOTTED for time in times]
+    figure, axes = plt.subplots(len(names), len(panels), figsize=(4 * len(panels), 4 * len(names)), squeeze=False)
     for line, data in zip(axes, names, strict=True):
         groups = _groups(row for row in rows if row["data"] == data)
-        panels = [(metric, time) for metric in PLOTTED for time in times]
         for panel, (metric, time) in zip(line, panels, strict=True):
-            for (method, backbone), runs in groups.items():
+            for number, (group, runs) in enumerate(groups.items()):
                 values = [value for run in runs if (value := run["metrics"]["macro"][metric]) is not None]
                 if values:
+                    marker, color = "os^D"[number // 10 % 4], f"C{number % 10}"
                     place = fmean(map(times[time], runs)), fmean(values)
-                    panel.plot(*place, "o", color="tab:blue" if method.startswith("vqflow") else "tab:gray")
-                    panel.annotate(f" {method}\n {backbone}", place, fontsize=7)
+                    panel.plot(*place, marker, color=color, label="/".join(group))
             panel.set(xscale="log", xlabel=time, ylabel=f"macro {metric.replace('_', ' ')}", title=data)
+        line[-1].legend(*line[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

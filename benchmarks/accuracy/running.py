@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -59,7 +58,7 @@ def execute(run: Run, store: Store, command: str) -> Row | None:
         }
         evaluator = RecordingEvaluator()
         try:
-            measured = _train_and_test(run, evaluator)
+            measured = _train_and_test(run, evaluator, store.folder / "work" / run.key)
         except WeightsMissingError as error:
             row = {**head, "finished": _now(), "skipped": str(error), "definition": run.definition}
             if store.rows().get(run.key, {}).get("skipped") != row["skipped"]:
@@ -70,14 +69,14 @@ def execute(run: Run, store: Store, command: str) -> Row | None:
         return row
 
 
-def _train_and_test(run: Run, evaluator: RecordingEvaluator) -> dict[str, float | None]:
+def _train_and_test(run: Run, evaluator: RecordingEvaluator, folder: Path) -> dict[str, float | None]:
     """Do so with all categories, or with one after the other; tell seconds and memory."""
     _reset_peak_memory()
     seconds = {"train_seconds": 0.0, "test_seconds": 0.0}
     num_images = {"train_images": 0, "test_images": 0}
     datamodules = build_data(run.definition)
     for datamodule in datamodules:
-        folder = tempfile.mkdtemp(prefix="accuracy_")
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         try:
             for name, value in _train_and_test_once(run, evaluator, datamodule, folder).items():
                 seconds[name] += value
@@ -90,7 +89,7 @@ def _train_and_test(run: Run, evaluator: RecordingEvaluator) -> dict[str, float 
 
 
 def _train_and_test_once(
-    run: Run, evaluator: RecordingEvaluator, datamodule: AnomalibDataModule, folder: str
+    run: Run, evaluator: RecordingEvaluator, datamodule: AnomalibDataModule, folder: Path
 ) -> dict[str, float]:
     seed_everything(run.seed)
     model = build_model(run.definition, evaluator)
@@ -128,7 +127,7 @@ def _commit() -> str | None:
     """Name the commit that the benchmark is of, with a plus if files differ from it; None outside of a checkout."""
     try:
         commit = _git("rev-parse", "HEAD")
-        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        return commit + ("+" if _git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
