@@ -156,23 +156,24 @@ def aupro(negatives: Array, region_overlaps: Array) -> Array:
     return areas.sum(axis=1) / AUPRO_LIMIT  # NaN comes from 0 / 0 above
 
 
-class _Histograms(NamedTuple):
-    """Histograms of the images of a run: ``negatives`` and ``positives`` of images, then the kinds of pixels."""
+Matrices = tuple[csr_array, ...]
 
-    images: tuple[csr_array, csr_array]
-    pixels: tuple[csr_array, csr_array, csr_array] | None
+
+class _Histograms(NamedTuple):
+    """Scores of a run as histograms, an image in each row: of normal and anomalous ones, and of the kinds of pixels."""
+
+    images: Matrices
+    own_pixels: Matrices | None  # in groups of each category by itself
+    pooled_pixels: Matrices | None
 
 
 def _histograms(arrays: Mapping[str, Array]) -> _Histograms:
     anomalous = arrays["anomalous"].astype(float)
-    scores = np.nan_to_num(arrays["scores"], nan=-np.inf)
-    _, bins = np.unique(scores, return_inverse=True)
-    place = (np.arange(len(bins)), bins)
-    images = tuple(csr_array((labels, place)) for labels in (1 - anomalous, anomalous))
-    pixels = None
-    if arrays["has_pixels"].any():
-        pixels = tuple(pixel_histograms(dict(arrays), kind) for kind in ("negatives", "positives", "region_overlaps"))
-    return _Histograms(images, pixels)
+    _, bins = np.unique(np.nan_to_num(arrays["scores"], nan=-np.inf), return_inverse=True)
+    images = tuple(csr_array((labels, (np.arange(len(bins)), bins))) for labels in (1 - anomalous, anomalous))
+    if not arrays["has_pixels"].any():
+        return _Histograms(images, None, None)
+    return _Histograms(images, pixel_histograms(arrays, "own"), pixel_histograms(arrays, "pooled"))
 
 
 def _mean(method: list[_Histograms], images: Mapping[str, Array], weights: Array) -> dict[tuple[str, str], Array]:
@@ -182,43 +183,41 @@ def _mean(method: list[_Histograms], images: Mapping[str, Array], weights: Array
 
 
 def _metrics(one: _Histograms, images: Mapping[str, Array], weights: Array) -> dict[tuple[str, str], Array]:
-    categories = images["categories"]
-    rows = [_rows(one, weights, categories == name) for name in np.unique(categories)]
-    has_masks = np.isin(categories, _with_masks(one, images))
-    pooled = _rows(one, weights, np.ones_like(has_masks), has_masks)
+    members = [images["categories"] == name for name in np.unique(images["categories"])]
+    rows = [_image_metrics(one, weights, rows) | _pixel_metrics(one.own_pixels, weights, rows) for rows in members]
+    everything = np.ones(len(images["names"]), dtype=bool)
+    pooled = _image_metrics(one, weights, everything)
+    pooled |= _pixel_metrics(one.pooled_pixels, weights, _with_masks(one, images["anomalous"], members))
     macro = {}
     for metric in METRICS:
-        values = np.stack([row[metric] for row in rows])  # (C, R)
+        values = np.stack([row[metric] for row in rows])  # (categories, R)
         known = ~np.isnan(values).all(axis=1)
         macro[metric] = values[known].mean(axis=0) if known.any() else np.full(len(weights), np.nan)
-    return {("macro", name): value for name, value in macro.items()} | {
-        ("pooled", name): value for name, value in pooled.items()
-    }
+    means = {"macro": macro, "pooled": pooled}
+    return {(mean, metric): values for mean, row in means.items() for metric, values in row.items()}
 
 
-def _with_masks(one: _Histograms, images: Mapping[str, Array]) -> list[str]:
-    """Name the categories whose pixels count: those whose anomalous images have marked pixels, or none exist."""
-    if one.pixels is None:
-        return []
-    marked = one.pixels[1].sum(axis=1) > 0
-    names = []
-    for name in np.unique(images["categories"]):
-        members = images["categories"] == name
-        if marked[members].any() or not images["anomalous"][members].any():
-            names.append(name)
-    return names
+def _with_masks(one: _Histograms, anomalous: Array, members: Sequence[Array]) -> Array:
+    """Choose the images of categories whose pixels count: some are marked, or no image is anomalous."""
+    chosen = np.zeros(len(anomalous), dtype=bool)
+    if one.pooled_pixels is not None:
+        marked = one.pooled_pixels[1].sum(axis=1) > 0
+        for rows in members:
+            chosen |= rows & bool(marked[rows].any() or not anomalous[rows].any())
+    return chosen
 
 
-def _rows(one: _Histograms, weights: Array, chosen: Array, with_masks: Array | None = None) -> dict[str, Array]:
-    """Metrics of the chosen images, of whose pixels those with masks."""
-    negatives, positives = (_added_up(part, weights, chosen) for part in one.images)
-    row = {f"image_{name}": value for name, value in curves(negatives, positives).items()}
-    if one.pixels is None:
-        return row | dict.fromkeys(METRICS[3:], np.full(len(weights), np.nan))
-    seen = chosen if with_masks is None else with_masks
-    negatives, positives, overlaps = (_added_up(part, weights, seen) for part in one.pixels)
-    row |= {f"pixel_{name}": value for name, value in curves(negatives, positives).items()}
-    return row | {"pixel_AUPRO": aupro(negatives, overlaps)}
+def _image_metrics(one: _Histograms, weights: Array, rows: Array) -> dict[str, Array]:
+    negatives, positives = (_added_up(part, weights, rows) for part in one.images)
+    return {f"image_{name}": value for name, value in curves(negatives, positives).items()}
+
+
+def _pixel_metrics(pixels: Matrices | None, weights: Array, rows: Array) -> dict[str, Array]:
+    if pixels is None:
+        return {name: np.full(len(weights), np.nan) for name in METRICS if name.startswith("pixel")}
+    negatives, positives, overlaps = (_added_up(part, weights, rows) for part in pixels)
+    values = {f"pixel_{name}": value for name, value in curves(negatives, positives).items()}
+    return {**values, "pixel_AUPRO": aupro(negatives, overlaps)}
 
 
 def _added_up(histograms: csr_array, weights: Array, chosen: Array) -> Array:

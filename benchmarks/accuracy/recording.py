@@ -3,11 +3,13 @@
 
 Image scores are kept as they are. Maps are kept as histograms of their pixels: of the normal pixels of an image, of its
 anomalous pixels, and of the latter with the weight 1 / area of their defect. From these, AUROC, AP, F1max and AUPRO of
-any resample of images follow. The evaluator's bins, finer than 1/2048 of a score, are put together to at most
-4,096, in each of which no category has more than a small share of its normal or anomalous pixels, unless one bin alone
-has it.
+any resample of images follow. The evaluator's bins, finer than 1/2048 of a score, are put together to groups, for each
+category by itself and once more for all of them: many groups where there are many normal or anomalous pixels, and many
+among the highest scores of normal pixels, on which precision depends.
 """
 
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -22,7 +24,7 @@ from scipy.sparse import csr_array
 from anomalib_vqflow import CategoryEvaluator
 from anomalib_vqflow.evaluation.binning import NUM_BINS, bin_scores
 
-NUM_GROUPS = 4096
+NUM_GROUPS = {"own": 2048, "pooled": 4096}  # of a category by itself, and of all together
 KINDS = ("negatives", "positives", "region_overlaps")
 
 
@@ -94,8 +96,8 @@ def to_arrays(images: list[Image]) -> dict[str, NDArray[Any]]:
         images: The images.
 
     Returns:
-        ``categories``, ``names``, ``anomalous``, ``scores`` and ``has_pixels``, shape ``(N,)``, and for each of the
-        kinds of pixels the parts of a sparse matrix of images by groups of bins, see :func:`pixel_histograms`.
+        ``categories``, ``names``, ``anomalous``, ``scores`` and ``has_pixels``, shape ``(N,)``, and what
+        :func:`pixel_histograms` reads.
     """
     images = sorted(images, key=lambda image: (image.category, image.name))
     arrays: dict[str, NDArray[Any]] = {
@@ -105,44 +107,68 @@ def to_arrays(images: list[Image]) -> dict[str, NDArray[Any]]:
         "scores": np.array([image.score for image in images], dtype=np.float32),
         "has_pixels": np.array([image.pixels is not None for image in images]),
     }
-    known = [(row, image.pixels) for row, image in enumerate(images) if image.pixels is not None]
-    if not known:
-        return arrays
-    group_of_bin = _group(images)
-    rows = np.concatenate([np.full(len(pixels.bins), row) for row, pixels in known])
-    groups = group_of_bin[np.concatenate([pixels.bins for _, pixels in known])]
-    counts = np.concatenate([pixels.counts for _, pixels in known], axis=1)
-    for kind, values in zip(KINDS, counts, strict=True):
-        filled = values > 0
-        matrix = csr_array((values[filled], (rows[filled], groups[filled])), shape=(len(images), NUM_GROUPS))
-        matrix.sum_duplicates()
-        arrays[f"{kind}_data"] = matrix.data.astype(np.float32)
-        arrays[f"{kind}_indices"] = matrix.indices.astype(np.int32)
-        arrays[f"{kind}_indptr"] = matrix.indptr.astype(np.int64)
+    known = {row: image for row, image in enumerate(images) if image.pixels is not None}
+    if known:
+        scopes: defaultdict[str, list[int]] = defaultdict(list)
+        for row, image in known.items():
+            scopes[image.category].append(row)
+        own = {name: _group([images[row].pixels for row in rows], "own") for name, rows in scopes.items()}
+        pooled = _group([image.pixels for image in known.values()], "pooled")
+        arrays |= _matrices(known, {row: own[image.category] for row, image in known.items()}, "own", len(images))
+        arrays |= _matrices(known, dict.fromkeys(known, pooled), "pooled", len(images))
     return arrays
 
 
-def pixel_histograms(arrays: dict[str, NDArray[Any]], kind: str) -> csr_array:
-    """Take a kind of pixels from what :func:`to_arrays` gave.
+def pixel_histograms(arrays: Mapping[str, NDArray[Any]], scope: str) -> tuple[csr_array, csr_array, csr_array]:
+    """Take the pixels from what :func:`to_arrays` gave.
 
     Args:
         arrays: The arrays, which have pixels.
-        kind: One of the KINDS.
+        scope: ``own`` for groups of each category by itself, ``pooled`` for groups of all together.
 
     Returns:
-        Pixels of each image by the group of their score, ascending, shape ``(N, NUM_GROUPS)``.
+        For each of the KINDS, pixels of each image by the group of their score, ascending, shape ``(N, groups)``.
     """
-    parts = tuple(arrays[f"{kind}_{part}"] for part in ("data", "indices", "indptr"))
-    return csr_array(parts, shape=(len(arrays["names"]), NUM_GROUPS))
+    shape = len(arrays["names"]), NUM_GROUPS[scope]
+    matrices = (
+        csr_array(tuple(arrays[f"{scope}_{kind}_{part}"] for part in ("data", "indices", "indptr")), shape=shape)
+        for kind in KINDS
+    )
+    negatives, positives, overlaps = matrices
+    return negatives, positives, overlaps
 
 
-def _group(images: list[Image]) -> NDArray[np.int64]:
-    """Give every bin its group: the groups share out the pixels, each category's normal and anomalous ones alike."""
-    totals: dict[tuple[str, int], NDArray[np.float64]] = {}
-    for image in images:
-        for kind in (0, 1) if image.pixels is not None else ():
-            total = totals.setdefault((image.category, kind), np.zeros(NUM_BINS))
-            total[image.pixels.bins] += image.pixels.counts[kind]
-    shares = [total / total.sum() for total in totals.values() if total.any()]
+def _matrices(
+    known: Mapping[int, Image], groups: Mapping[int, NDArray[np.int64]], scope: str, num_images: int
+) -> dict[str, NDArray[Any]]:
+    """Write the histograms of images, by row, in the groups that each row's bins belong to."""
+    rows = np.concatenate([np.full(len(image.pixels.bins), row) for row, image in known.items()])
+    columns = np.concatenate([groups[row][image.pixels.bins] for row, image in known.items()])
+    counts = np.concatenate([image.pixels.counts for image in known.values()], axis=1)
+    arrays = {}
+    for kind, values in zip(KINDS, counts, strict=True):
+        filled = values > 0
+        place = rows[filled], columns[filled]
+        matrix = csr_array((values[filled], place), shape=(num_images, NUM_GROUPS[scope]))
+        matrix.sum_duplicates()
+        arrays[f"{scope}_{kind}_data"] = matrix.data.astype(np.float32)
+        arrays[f"{scope}_{kind}_indices"] = matrix.indices.astype(np.int32)
+        arrays[f"{scope}_{kind}_indptr"] = matrix.indptr.astype(np.int64)
+    return arrays
+
+
+def _group(histograms: list[Histogram], scope: str) -> NDArray[np.int64]:
+    """Give every bin its group: equal shares of anomalous pixels, of normal ones, and of the logarithm of their ranks.
+
+    The rank of a normal pixel is how many score at least as high.
+    """
+    totals = np.zeros((2, NUM_BINS))
+    for pixels in histograms:
+        totals[:, pixels.bins] += pixels.counts[:2]
+    negatives, positives = totals
+    at_least = np.append(negatives[::-1].cumsum()[::-1], 0)
+    ranks = -np.diff(np.log1p(at_least))
+    shares = [share / share.sum() for share in (negatives, positives, ranks) if share.any()]
     below = np.cumsum(np.mean(shares, axis=0)).clip(0, 1)
-    return np.minimum(np.concatenate([[0], below[:-1]]) * NUM_GROUPS, NUM_GROUPS - 1).astype(np.int64)
+    last = NUM_GROUPS[scope] - 1
+    return np.minimum(np.append(0, below[:-1]) * (last + 1), last).astype(np.int64)
