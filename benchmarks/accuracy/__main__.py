@@ -57,12 +57,14 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", help="likewise")
     parser.add_argument("--data", help="name of the data; all by default")
     parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--categories", nargs="+", help="categories that count, such as those not used for tuning")
     parser.set_defaults(function=compare)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, nargs="+", help="folders of rows")
     parser.add_argument("--per-category", action="store_true", help="a table for each metric, with all categories")
+    parser.add_argument("--categories", nargs="+", help="categories in the macro means; then there is no pooled table")
     parser.add_argument("--into", type=Path, help="file to write into, between its markers; printed by default")
     parser.add_argument("--plot", type=Path, help="image file for a plot of accuracy beside time")
     parser.set_defaults(function=report)
@@ -111,7 +113,8 @@ def compare(options: argparse.Namespace) -> int:
     """Print how two methods differ, with intervals."""
     from .comparison import print_comparison
 
-    print_comparison(Store(options.results), options.first, options.second, options.data, options.resamples)
+    pair = options.first, options.second
+    print_comparison(Store(options.results), *pair, options.data, options.resamples, options.categories)
     return 0
 
 
@@ -120,7 +123,7 @@ def report(options: argparse.Namespace) -> int:
     from .report import plot, tables, write_between_markers
 
     rows = [row for folder in options.results for row in Store(folder).rows().values()]
-    text = tables(rows, options.per_category)
+    text = tables(rows, options.per_category, options.categories)
     if options.into is None:
         print(text)
     else:

@@ -27,6 +27,7 @@ METRICS = (
     "pixel_F1Max",
     "pixel_AUPRO",
 )
+IDENTITY = ("categories", "names", "anomalous")
 AUPRO_LIMIT = 0.3
 CONFIDENCE = 0.95
 
@@ -54,6 +55,7 @@ def paired_bootstrap(
     second: Sequence[Mapping[str, Array]],
     resamples: int = 2000,
     seed: int = 0,
+    categories: Sequence[str] | None = None,
 ) -> dict[tuple[str, str], Difference]:
     """Compare two methods on the same test images.
 
@@ -62,18 +64,21 @@ def paired_bootstrap(
         second: The same of the second method.
         resamples: Number of resamples.
         seed: Seed of the resamples.
+        categories: Categories whose images count; None for all.
 
     Returns:
         Differences by ``("macro", metric)`` and ``("pooled", metric)``; without the metrics that are not evaluable.
 
     Raises:
-        ValueError: If the methods were not tested on the same images.
+        ValueError: If the methods were not tested on the same images, or a category is unknown.
     """
     _check_same_images([*first, *second])
-    images, generator = first[0], np.random.default_rng(seed)
+    chosen = _choose(first[0]["categories"], categories)
+    images = {name: first[0][name][chosen] for name in IDENTITY}
+    generator = np.random.default_rng(seed)
     labels = np.stack([images["categories"], images["anomalous"].astype(str)])
     _, strata = np.unique(labels, axis=1, return_inverse=True)
-    methods = [[_histograms(arrays) for arrays in method] for method in (first, second)]
+    methods = [[_histograms(arrays, chosen) for arrays in method] for method in (first, second)]
     whole = np.ones((1, len(strata)))
     points = [_mean(method, images, whole) for method in methods]
     chunks = [min(CHUNK, resamples - begun) for begun in range(0, resamples, CHUNK)]
@@ -167,13 +172,24 @@ class _Histograms(NamedTuple):
     pooled_pixels: Matrices | None
 
 
-def _histograms(arrays: Mapping[str, Array]) -> _Histograms:
-    anomalous = arrays["anomalous"].astype(float)
-    _, bins = np.unique(np.nan_to_num(arrays["scores"], nan=-np.inf), return_inverse=True)
+def _choose(names: Array, categories: Sequence[str] | None) -> Array:
+    """Number the images of the categories."""
+    if categories is None:
+        return np.arange(len(names))
+    if unknown := set(categories) - set(names):
+        msg = f"Expected categories among {sorted(set(names))}, got {sorted(unknown)}."
+        raise ValueError(msg)
+    return np.flatnonzero(np.isin(names, categories))
+
+
+def _histograms(arrays: Mapping[str, Array], chosen: Array) -> _Histograms:
+    anomalous = arrays["anomalous"][chosen].astype(float)
+    _, bins = np.unique(np.nan_to_num(arrays["scores"][chosen], nan=-np.inf), return_inverse=True)
     images = tuple(csr_array((labels, (np.arange(len(bins)), bins))) for labels in (1 - anomalous, anomalous))
-    if not arrays["has_pixels"].any():
+    if not arrays["has_pixels"][chosen].any():
         return _Histograms(images, None, None)
-    return _Histograms(images, pixel_histograms(arrays, "own"), pixel_histograms(arrays, "pooled"))
+    own, pooled = (tuple(part[chosen] for part in pixel_histograms(arrays, scope)) for scope in ("own", "pooled"))
+    return _Histograms(images, own, pooled)
 
 
 def _mean(method: list[_Histograms], images: Mapping[str, Array], weights: Array) -> dict[tuple[str, str], Array]:
@@ -233,7 +249,7 @@ def _summarize(points: Sequence[Mapping[tuple[str, str], Array]], name: tuple[st
 
 def _check_same_images(runs: Sequence[Mapping[str, Array]]) -> None:
     for other in runs[1:]:
-        for name in ("categories", "names", "anomalous"):
+        for name in IDENTITY:
             if not np.array_equal(runs[0][name], other[name]):
                 msg = f"Expected the same test images in all runs, but their {name} differ. Compare runs on equal data."
                 raise ValueError(msg)

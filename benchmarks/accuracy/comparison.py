@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command that compares two methods: their runs, seed by seed, and a table of differences."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from benchmarks.measuring import print_header, print_row
@@ -9,7 +11,14 @@ from .bootstrap import METRICS, Difference, paired_bootstrap
 from .store import Row, Store
 
 
-def print_comparison(store: Store, first: str, second: str, data: str | None, resamples: int) -> None:
+def print_comparison(
+    store: Store,
+    first: str,
+    second: str,
+    data: str | None = None,
+    resamples: int = 2000,
+    categories: Sequence[str] | None = None,
+) -> None:
     """Print a table of differences for each data set on which both methods have runs of the same seeds.
 
     Args:
@@ -18,6 +27,7 @@ def print_comparison(store: Store, first: str, second: str, data: str | None, re
         second: The method to compare it with.
         data: Name of the data; None for all.
         resamples: Number of resamples.
+        categories: Categories that count; None for all.
 
     Raises:
         ValueError: If there are no such runs, or those of one method are on several backbones.
@@ -33,7 +43,7 @@ def print_comparison(store: Store, first: str, second: str, data: str | None, re
         compared += 1
         scores = [[_scores(store, method[seed]) for seed in seeds] for method in chosen]
         print(f"\n{name}: {first} − {second}, seeds {', '.join(map(str, seeds))}, {resamples} resamples\n")
-        _print_table(paired_bootstrap(*scores, resamples=resamples), first, second)
+        _print_table(paired_bootstrap(*scores, resamples=resamples, categories=categories), first, second)
     if not compared:
         found = sorted({f"{row['method']}/{row['backbone']}" for row in rows})
         msg = f"Expected runs of {first} and {second} with a seed in common, got those of {found}."

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""anomalib's models where they need help: to stay in memory, and to score an image by itself."""
+"""anomalib's models where they need help: to stay in memory, to score an image by itself, to tell high scores apart."""
 
 from typing import Any
 
 import torch
 from anomalib.data import Batch
-from anomalib.models import Cflow, Patchcore
+from anomalib.models import Cflow, Patchcore, Uflow
 from anomalib.models.components import KCenterGreedy
 from anomalib.models.image.cflow.anomaly_map import AnomalyMapGenerator
+from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator as LikelihoodMaps
 from torch import Tensor
 
 
@@ -60,6 +61,18 @@ class FrugalGreedy(KCenterGreedy):
         center = self.features[cluster_center].reshape(1, -1)
         distances = torch.cdist(self.features, center, compute_mode="donot_use_mm_for_euclid_dist")
         self.min_distances = distances if self.min_distances is None else torch.minimum(self.min_distances, distances)
+
+
+class UnsaturatedUflow(Uflow):
+    """U-Flow whose highest scores differ.
+
+    anomalib's map is 1 less the mean likelihood of the scales, and in float32 exactly 1 for all that is very unlikely.
+    FastFlow's is the same without the 1.
+    """
+
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401
+        super().__init__(**arguments)
+        self.model.anomaly_map_generator = LikelihoodMaps(self.model.input_size)
 
 
 class AbsoluteCflow(Cflow):

@@ -20,26 +20,31 @@ PLOTTED = ("image_AUROC", "pixel_AP")
 Groups = dict[tuple[str, str], list[Row]]
 
 
-def tables(rows: Iterable[Row], per_category: bool = False) -> str:
+def tables(rows: Iterable[Row], per_category: bool = False, categories: Sequence[str] | None = None) -> str:
     """Write Markdown tables: mean and deviation over seeds of every method, macro and pooled, for each data set.
 
     Args:
         rows: Rows of any runs.
         per_category: Whether to add, for each metric, a table with all categories.
+        categories: Categories that macro is the mean of; the pooled table, which is of all, is left out. None for all.
+
+    Raises:
+        ValueError: If a row lacks a category.
 
     Returns:
         The tables, with the versions and the hardware that the rows tell of, and what was skipped.
     """
-    rows = list(rows)
+    rows = list(rows) if categories is None else [_of_categories(row, categories) for row in rows]
+    means = MEANS if categories is None else MEANS[:1]
     parts = []
     for data in sorted({row["data"] for row in rows}):
         groups = _groups(row for row in rows if row["data"] == data)
         if groups:
             parts += [f"**{data}**: {_origin([row for runs in groups.values() for row in runs])}", ""]
-            for mean in MEANS:
+            for mean in means:
                 parts += _table(f"{data}, {mean}", groups, mean)
             for metric in METRICS if per_category else ():
-                parts += _categories(groups, metric)
+                parts += _categories(groups, metric, means)
     parts += sorted({f"Skipped: {_label(row)} on {row['data']}: {row['skipped']}." for row in rows if "skipped" in row})
     return "\n".join(parts).strip() + "\n"
 
@@ -117,13 +122,28 @@ def _table(title: str, groups: Groups, mean: str) -> list[str]:
     return [*lines, ""]
 
 
-def _categories(groups: Groups, metric: str) -> list[str]:
+def _categories(groups: Groups, metric: str, means: Sequence[str]) -> list[str]:
     """Write a table of one metric, with a line per category and a column per method."""
     names = sorted({name for runs in groups.values() for run in runs for name in run["metrics"]} - set(MEANS))
     lines = _header([_heading(metric), *("/".join(group) for group in groups)])
-    for name in [*names, *MEANS]:
+    for name in [*names, *means]:
         lines.append(_line([name, *(_over_seeds(runs, name, metric) for runs in groups.values())]))
     return [*lines, ""]
+
+
+def _of_categories(row: Row, categories: Sequence[str]) -> Row:
+    """Leave only some categories in a row, and their mean."""
+    if "skipped" in row:
+        return row
+    if lacking := set(categories) - row["metrics"].keys():
+        msg = f"Expected categories of {_label(row)} on {row['data']}, got {sorted(lacking)}, which it lacks."
+        raise ValueError(msg)
+    metrics = {name: row["metrics"][name] for name in categories}
+    macro = {}
+    for metric in METRICS:
+        known = [values[metric] for values in metrics.values() if values[metric] is not None]
+        macro[metric] = fmean(known) if known else None
+    return {**row, "metrics": {**metrics, "macro": macro}}
 
 
 def _over_seeds(runs: Sequence[Row], row: str, metric: str) -> str:

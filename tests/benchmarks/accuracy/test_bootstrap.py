@@ -85,6 +85,22 @@ def test_seeds_are_averaged():
     assert found["macro", "image_AUROC"].first == pytest.approx(1 - 3 / NUM_ANOMALOUS)
 
 
+def test_some_categories_are_compared_alone():
+    """As if the others were not there."""
+    labels = [False, True] * 6
+    categories = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
+    generator = np.random.default_rng(0)
+    first, second = generator.random((2, 12))
+    whole = paired_bootstrap(
+        [run(first, categories, labels)], [run(second, categories, labels)], resamples=50, categories=["a", "c"]
+    )
+    part = [value for value in range(12) if categories[value] != "b"]
+    alone = [run(scores[part], [categories[i] for i in part], [labels[i] for i in part]) for scores in (first, second)]
+    assert whole == paired_bootstrap(alone[:1], alone[1:], resamples=50)
+    with pytest.raises(ValueError, match="'d'"):
+        paired_bootstrap(alone[:1], alone[1:], resamples=50, categories=["a", "d"])
+
+
 def test_other_images_are_refused():
     """A pair needs the same image twice."""
     with pytest.raises(ValueError, match="categories differ"):

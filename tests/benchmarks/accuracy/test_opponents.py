@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """anomalib's models as dev15.yaml names them: built, trained for a step, and scoring each image by itself."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,6 +12,7 @@ from benchmarks.accuracy.opponents import BoundedPatchcore, FrugalGreedy
 from benchmarks.accuracy.plan import read_plan
 from benchmarks.accuracy.running import execute
 from benchmarks.accuracy.store import Store
+from tests.scripts import ROOT
 from tests.tiny import tiny_engine
 
 from .conftest import SMOKE, smoke_runs
@@ -63,6 +66,24 @@ def test_a_score_does_not_depend_on_the_batch(method, tmp_path, monkeypatch):
     torch.testing.assert_close(together.anomaly_map.reshape(maps.shape), maps, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", sorted(set(TRAINED) - {"uninet"}))
+def test_the_weights_at_hand_fit(method, monkeypatch):
+    """Those of ../shared, for every model that is not skipped."""
+    monkeypatch.chdir(ROOT)
+    if not Path(PLANNED[method].definition["weights"]).is_file():
+        pytest.skip("needs ../shared/weights")
+    build_model(PLANNED[method].definition, evaluator=False)
+
+
+def test_there_are_fifteen_categories(monkeypatch):
+    """Of two folders, one after the other."""
+    monkeypatch.chdir(ROOT)
+    if not Path("../shared/more_data").is_dir():
+        pytest.skip("needs ../shared/more_data")
+    assert len(build_data(PLANNED["vqflow"].definition)[0].categories) == 15
+    assert len(build_data(PLANNED["patchcore_bank_per_category"].definition)) == 15
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(TRANSFORMERS))
 def test_transformers_are_built(method):
@@ -97,6 +118,20 @@ def test_the_greedy_choice_is_anomalibs():
         chosen.append(greedy.select_coreset_idxs())
     assert chosen[0] == chosen[1]
     assert len(set(chosen[0])) == 20
+
+
+def test_very_unlikely_images_differ():
+    """Where anomalib's map is 1 for all of them; else it is the same up to a constant."""
+    definition = small("uflow").definition
+    model = build_model(definition, evaluator=False).model.anomaly_map_generator
+    theirs = build_model({**definition, "class_path": "anomalib.models.Uflow"}, evaluator=False)
+    theirs = theirs.model.anomaly_map_generator
+    usual, unlikely = [torch.rand(1, 4, 8, 8)], [torch.full((2, 4, 8, 8), 7.0)]
+    unlikely[0][1] = 8.0
+    torch.testing.assert_close(model(usual), theirs(usual) - 1)
+    first, second = model(unlikely)
+    assert (second > first).all()
+    assert (theirs(unlikely) == 1).all()
 
 
 def test_weights_reach_the_backbone(tmp_path):

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A file asks for runs, each of which is known by all that its result depends on."""
 
+import re
+
 import pytest
 import yaml
 
-from benchmarks.accuracy.plan import read_plan
+from benchmarks.accuracy.plan import DATA_KEYS, KEYS, METHOD_KEYS, read_plan
+from tests.scripts import ROOT
 
 from .conftest import SMOKE
 
@@ -77,6 +80,14 @@ def test_mistakes_are_named(tmp_path, changes, message):
     """What is unknown, missing, or there twice."""
     with pytest.raises(ValueError, match=message):
         read_plan(write(tmp_path, **changes))
+
+
+def test_the_file_in_the_documentation_is_read(tmp_path):
+    """It shows every key."""
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "accuracy.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "plan.yaml").write_text(block)
+    assert [run.seed for run in read_plan(tmp_path / "plan.yaml")] == [0, 0, 1, 2]
+    assert all(f"{key}:" in block for key in KEYS | METHOD_KEYS | DATA_KEYS)
 
 
 @pytest.mark.parametrize("name", ["smoke", "dev15"])

@@ -62,6 +62,18 @@ def test_categories_on_request():
     assert found == {"bolt": ["0.500"], "nut": [NOT_EVALUABLE], "macro": ["0.500"], "pooled": ["0.500"]}
 
 
+def test_macro_of_some_categories():
+    """Their mean; nothing pooled, which is of all."""
+    one = row(0, 0.9)
+    one["metrics"]["nut"]["image_AUROC"] = 0.7
+    rows = read_table(tables([one, SKIPPED], categories=["nut"]))
+    assert rows["vqflow"][2] == "0.700"
+    assert rows["vqflow"][6] == NOT_EVALUABLE
+    assert "pooled" not in tables([one], per_category=True, categories=["nut"])
+    with pytest.raises(ValueError, match="ring"):
+        tables([one], categories=["ring"])
+
+
 def test_tables_go_between_markers(tmp_path):
     """Again and again; the rest of the file stays."""
     store, path = Store(tmp_path / "rows"), tmp_path / "results.md"

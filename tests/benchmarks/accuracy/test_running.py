@@ -2,6 +2,7 @@
 """Runs of the small file, from the command line to the rows."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path):
     while not store.rows():
         assert process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)  # the command and the run that it has begun
     process.wait()
     first = store.rows_file.read_text().splitlines()[0]
     assert subprocess.run(command, check=False, **options).returncode == 0
