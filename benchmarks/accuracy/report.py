@@ -17,6 +17,8 @@ from .store import Row
 BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 MEANS = ("macro", "pooled")
 PLOTTED = ("image_AUROC", "pixel_AP")
+TRAINING, TEST = "training, min", "test, ms per image"
+SCALES = {TRAINING: "log", TEST: "linear"}
 Groups = dict[tuple[str, str], list[Row]]
 
 
@@ -83,7 +85,7 @@ def plot(rows: Iterable[Row], path: Path) -> None:
     if not names:
         msg = "Expected rows with results, got none; do the runs first."
         raise ValueError(msg)
-    times = {"training, min": _training_minutes, "test, ms per image": _test_milliseconds}
+    times = {TRAINING: _training_minutes, TEST: _test_milliseconds}
     panels = [(metric, time) for metric in PLOTTED for time in times]
     figure, axes = plt.subplots(len(names), len(panels), figsize=(4 * len(panels), 4 * len(names)), squeeze=False)
     for line, data in zip(axes, names, strict=True):
@@ -95,7 +97,7 @@ def plot(rows: Iterable[Row], path: Path) -> None:
                     marker, color = "os^D"[number // 10 % 4], f"C{number % 10}"
                     place = fmean(map(times[time], runs)), fmean(values)
                     panel.plot(*place, marker, color=color, label="/".join(group))
-            panel.set(xscale="log", xlabel=time, ylabel=f"macro {metric.replace('_', ' ')}", title=data)
+            panel.set(xscale=SCALES[time], xlabel=time, ylabel=f"macro {metric.replace('_', ' ')}", title=data)
         line[-1].legend(*line[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -112,7 +114,7 @@ def _groups(rows: Iterable[Row]) -> Groups:
 
 
 def _table(title: str, groups: Groups, mean: str) -> list[str]:
-    lines = _header([title, "backbone", "seeds", *map(_heading, METRICS), "training, min", "test, ms per image", "MB"])
+    lines = _header([title, "backbone", "seeds", *map(_heading, METRICS), TRAINING, TEST, "MB"])
     for (method, backbone), runs in groups.items():
         values = [_over_seeds(runs, mean, metric) for metric in METRICS]
         costs = fmean(map(_training_minutes, runs)), fmean(map(_test_milliseconds, runs))
