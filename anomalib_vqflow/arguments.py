@@ -17,6 +17,8 @@ from .features import DetailPooling
 LARGEST = 2**20
 """More than any number of codes, channels or layers; beyond it, torch fails with errors that name no argument."""
 
+LARGEST_KERNEL = 31
+
 
 class Rule(NamedTuple):
     """What an argument may be, in words and as a test."""
@@ -123,6 +125,10 @@ RULES = {
     ),
     "hidden_dim": Rule(
         f"None or a positive integer of at most {LARGEST}", lambda value: value is None or _is_integer(value)
+    ),
+    "second_kernel_size": Rule(
+        f"an odd positive integer of at most {LARGEST_KERNEL}",
+        lambda value: _is_integer(value) and int(value) % 2 == 1 and int(value) <= LARGEST_KERNEL,
     ),
     "affine_clamp": POSITIVE,
     "use_concept_gaussian": SWITCH,

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import timm
 import torch
+from timm.models.hiera import MaskUnitAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -251,6 +252,9 @@ def _create_body(
         if fixed_size is None:
             raise
         raise ValueError(_size_refused(backbone, fixed_size, error)) from error
+    for module in body.modules():
+        if isinstance(module, MaskUnitAttention):
+            module.fused_attn = False  # type: ignore[misc]  # torch's ONNX exporter refuses attention of five dimensions
     if packaged is not None:
         load_packaged_weights(body, packaged, backbone)
     elif not isinstance(pre_trained, bool):

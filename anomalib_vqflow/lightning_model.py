@@ -78,6 +78,7 @@ class VQFlow(
         use_patterns: Whether the flows are conditioned on patterns, or on position and concept only.
         flow_steps: Couplings per level, one number for each layer, but for the last if it is no level.
         hidden_dim: Width of the coupling subnets; None for the width of their input, as published.
+        second_kernel_size: Size of the subnets' second kernel, odd; 3 as published.
         affine_clamp: Bound of the couplings' log-scale.
         use_concept_gaussian: Whether the base distribution depends on the concept.
         use_fusion: Whether the scales are coupled at the end.
@@ -135,6 +136,7 @@ class VQFlow(
         use_patterns: bool = True,
         flow_steps: Sequence[int] = (2, 4, 6),
         hidden_dim: int | None = 64,
+        second_kernel_size: int = 1,
         affine_clamp: float = 1.9,
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
@@ -189,6 +191,7 @@ class VQFlow(
             use_patterns=use_patterns,
             flow_steps=flow_steps,
             hidden_dim=hidden_dim,
+            second_kernel_size=second_kernel_size,
             affine_clamp=affine_clamp,
             use_concept_gaussian=use_concept_gaussian,
             use_fusion=use_fusion,

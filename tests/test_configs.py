@@ -39,6 +39,7 @@ PAPER_AND_RELEASE = {
     "use_patterns": True,
     "flow_steps": [2, 5, 8],
     "hidden_dim": None,
+    "second_kernel_size": 3,
     "affine_clamp": 1.9,
     "use_concept_gaussian": True,
     "use_fusion": True,

@@ -22,6 +22,7 @@ from torch.fx import GraphModule
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_vqflow import MultiCategory, VQFlow
+from anomalib_vqflow.backbones.weights import load_packaged_weights, packaged_weights
 
 Weights = bool | str
 
@@ -101,15 +102,20 @@ def build_model(definition: Mapping[str, Any], evaluator: Evaluator) -> Anomalib
         own = {"pre_trained": weights} | ({} if size is None else {"input_size": [size, size]})
         with reporting_downloads(random_weights=False):
             return kind(**own, **common, **arguments)
+    backbone = _backbone_name(arguments)
+    packaged = packaged_weights(backbone) if weights is True else None
+    downloads = weights is True and packaged is None
     own = {}
     if "pre_trained" in inspect.signature(kind).parameters:
-        own["pre_trained"] = weights is True
+        own["pre_trained"] = downloads
     if size is not None:
-        own["pre_processor"] = pre_processor(_backbone_name(arguments), size)
-    with reporting_downloads(random_weights=weights is not True):
+        own["pre_processor"] = pre_processor(backbone, size)
+    with reporting_downloads(random_weights=not downloads):
         model = kind(**own, **common, **arguments)
     if isinstance(weights, str):
         load_weights_(model, Path(weights))
+    for body in _backbones(model) if packaged else ():
+        load_packaged_weights(body, packaged, backbone)
     _check_layers(model, arguments.get("layers"))
     return model
 
