@@ -26,7 +26,7 @@ class Scores(NamedTuple):
     anomaly_map: Tensor  # (B, 1, H, W)
     pred_score: Tensor  # (B,)
     raw_map: Tensor  # (B, 1, H, W), the map before it is mapped to [0, 1] if it is absolute, else the map
-    raw_score_map: Tensor  # (B, 1, H, W), whose top share is averaged; the same if it is of the same levels
+    raw_score_map: Tensor  # (B, 1, H, W), whose top share is averaged
 
 
 class AnomalyMapGenerator(nn.Module):
@@ -38,16 +38,14 @@ class AnomalyMapGenerator(nn.Module):
       standard deviations :math:`t_i` from the mean of normal cells, which is learned in training. Images are scored by
       :math:`t = \mathrm{mean}_i t_i`, pixels by :math:`\mathrm{mean}_i \log \mathrm{softplus}(t_i)`, which is high only
       where the levels agree. It is absolute: an image that is wrong everywhere scores high, and scores of images
-      compare. The full likelihood would have the log-determinant with weight 1; with 0, a cell of a smooth background
-      stands out as easily as one of the product. A quarter measured best (on generated products of a seed that no
-      reported number uses). Once :class:`.ConceptCalibration` is fitted, both are put on the scale of the image's
-      concept, :math:`(t - m_k) / \tau_k`.
+      compare. The full likelihood would have the log-determinant with weight 1; a quarter measured best on generated
+      products of a seed that no reported number uses. Once :class:`.ConceptCalibration` is fitted, both are put on the
+      scale of the image's concept, :math:`(t - m_k) / \tau_k`.
     - ``multiplicative``: :math:`1 - \exp(\sum_i \log p_i - \max)`, relative to the image's best pixel.
     - ``additive``: :math:`(\max - \sum_i \exp(\log p_i - \max_i)) / L`, each level relative to the image's best cell.
 
-    The image score is the mean of a map's top share of pixels. The absolute one is averaged first and then mapped to
-    [0, 1), by a monotone function that does not saturate in float32. Fine levels tell best where an anomaly is, and all
-    of them whether there is one, so images and pixels may be read from different levels.
+    The image score is the mean of a map's top share of pixels; the absolute one is averaged before it is mapped to
+    [0, 1). Fine levels tell best where an anomaly is, and all of them whether there is one.
 
     Source: VQ-Flow's release for the last two (it detects with the multiplicative map and localizes with the additive
     one); the first is ours.
