@@ -16,8 +16,7 @@ ScoreMap = Literal["likelihood", "multiplicative", "additive"]
 LOG_DET_WEIGHT = 0.25
 """Weight of the log-determinant in the likelihood map; see :class:`AnomalyMapGenerator`."""
 
-SMALLEST_ENERGY = 1e-6
-"""Far below what a normal cell has; its logarithm is finite."""
+SMALLEST_ENERGY = 1e-6  # whose logarithm is finite
 
 
 class Scores(NamedTuple):
