@@ -119,7 +119,8 @@ def add(tree: Path, addition: Addition) -> Path:
     """
     path = tree / addition.path
     content = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if addition.text in content:
+    start = "\n" if addition.text.endswith("\n") else ""  # whole lines, or a part of one
+    if f"{start}{addition.text}" in f"\n{content}":
         return path
     found = re.search(addition.before, content)
     if found is None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from . import host, seams
-from .modules import needed, path_of
+from .modules import needed
 from .rewriting import HEADER, file_of, rewrite
 from .selecting import helpers_of, kept_statements, test_modules
 

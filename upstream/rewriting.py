@@ -13,8 +13,8 @@ from .modules import Imported, imported, is_package, parse, path_of
 
 HEADER = f"# Copyright (C) {date.today().year} Intel Corporation\n# SPDX-License-Identifier: Apache-2.0\n\n"
 OUR_HEADER = re.compile(r"# SPDX-License-Identifier: Apache-2\.0\n\n?")
-EXAMPLE = re.compile(r">>> from (anomalib_vqflow[\w.]*) import (\w+(?:, \w+)*)")
-REFERENCE = re.compile(r"~anomalib_vqflow\.[\w.]*?(\w+)`")
+EXAMPLE = re.compile(r"^( *>>> )(from anomalib_vqflow[\w.]* import \w+(?:, \w+)*)", flags=re.MULTILINE)
+REFERENCE = re.compile(rf"~anomalib_vqflow\.[\w.]*?({'|'.join(seams.PUBLIC)})`")
 
 
 def place_of(module: str) -> str:
@@ -76,9 +76,8 @@ def rewrite_text(source: str) -> str:
 
 
 def _example(found: re.Match[str]) -> str:
-    statement = ast.parse(found[0].removeprefix(">>> ")).body[0]
-    lines = [f">>> from {where} import {', '.join(names)}" for where, names in _grouped(statement, "", Path()).items()]
-    return "\n        ".join(lines)
+    groups = _grouped(ast.parse(found[2]).body[0], "", Path())
+    return "\n".join(f"{found[1]}from {where} import {', '.join(names)}" for where, names in groups.items())
 
 
 def _import(node: ast.ImportFrom, importer: str, tree: Path) -> str:

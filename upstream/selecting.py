@@ -96,7 +96,7 @@ def _used_by(node: ast.AST) -> set[str]:
     return names | arguments if takes_fixtures else names - arguments
 
 
-def _uses(node: ast.stmt, names: Collection[str]) -> bool:
+def _uses(node: ast.stmt, names: set[str]) -> bool:
     return not isinstance(node, ast.ImportFrom) and not names.isdisjoint(_used_names([node]))
 
 

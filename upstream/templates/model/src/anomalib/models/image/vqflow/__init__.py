@@ -9,7 +9,7 @@ Example:
     >>> from anomalib.engine import Engine
     >>> from anomalib.models import VQFlow
     >>> datamodule = MultiCategory(dataset="MVTecAD", train_batch_size=8)
-    >>> model = VQFlow()
+    >>> model = VQFlow()  # doctest: +SKIP
     >>> engine = Engine(max_epochs=20)
     >>> engine.train(model, datamodule=datamodule)  # doctest: +SKIP
 """
