@@ -58,6 +58,10 @@ PATCHES = {
     r"; the published\s+configuration is in ``configs/mvtec_ad\.yaml``": "",
     r"a batch of :class:`\.FeatureCache`": "a batch that carries them",
     r"In NumPy, because ``vqflow-predict`` sets thresholds without torch\.\n\n": "",
+    # As anomalib's linter has it.
+    r"(?m)^from torch\.nn import functional as F$": "from torch.nn import functional as F  # noqa: N812",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "\N{GREEK SMALL LETTER ALPHA}": "alpha",
     # We are anomalib.
     r'\{"anomalib", "anomalib_vqflow"\}': '{"anomalib"}',
 }
