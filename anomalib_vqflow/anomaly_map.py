@@ -22,7 +22,8 @@ class Scores(NamedTuple):
 
     anomaly_map: Tensor  # (B, 1, H, W)
     pred_score: Tensor  # (B,)
-    raw_map: Tensor  # (B, 1, H, W), whose top share is averaged: before [0, 1] if the map is absolute, else the map
+    raw_map: Tensor  # (B, 1, H, W), the map before it is mapped to [0, 1] if it is absolute, else the map
+    raw_score_map: Tensor  # (B, 1, H, W), whose top share is averaged; the same if it is of the same levels
 
 
 class AnomalyMapGenerator(nn.Module):
@@ -41,8 +42,10 @@ class AnomalyMapGenerator(nn.Module):
     - ``multiplicative``: :math:`1 - \exp(\sum_i \log p_i - \max)`, relative to the image's best pixel.
     - ``additive``: :math:`(\max - \sum_i \exp(\log p_i - \max_i)) / L`, each level relative to the image's best cell.
 
-    The image score is the mean of the map's top share of pixels. The absolute one is averaged first and then mapped to
-    [0, 1), by a monotone function that does not saturate in float32.
+    The image score is the mean of a map's top share of pixels. The absolute one is averaged first and then mapped to
+    [0, 1), by a monotone function that does not saturate in float32. Fine levels tell best where an anomaly is, and all
+    of them whether there is one, so the map that is shown and the one that is averaged may be of different levels; each
+    has a calibration.
 
     Source: VQ-Flow's release for the last two (it detects with the multiplicative map and localizes with the additive
     one); the first is ours.
@@ -52,13 +55,22 @@ class AnomalyMapGenerator(nn.Module):
         num_concepts: Number of concepts.
         score_map: Which map to use for pixels and images.
         top_k_ratio: Share of the pixels averaged for the image score, in (0, 1]; 0.03 in the paper's release.
+        map_levels: Levels that the map is made of, counted from the finest, 0; None for the two finest.
+        score_levels: Levels that the image score is made of; None for all.
 
     Raises:
         ValueError: If an argument is out of its range.
 
     Example:
         >>> import torch
-        >>> generator = AnomalyMapGenerator(num_levels=2, num_concepts=3, score_map="likelihood", top_k_ratio=0.03)
+        >>> generator = AnomalyMapGenerator(
+        ...     num_levels=2,
+        ...     num_concepts=3,
+        ...     score_map="likelihood",
+        ...     top_k_ratio=0.03,
+        ...     map_levels=[0],
+        ...     score_levels=None,
+        ... )
         >>> latents, log_dets = (
         ...     [torch.randn(2, 8, 8, 8), torch.randn(2, 8, 4, 4)],
         ...     [torch.zeros(2, 8, 8), torch.zeros(2, 4, 4)],
@@ -72,7 +84,16 @@ class AnomalyMapGenerator(nn.Module):
     level_variance: Tensor  # (L,)
     num_observed: Tensor  # (), batches seen
 
-    def __init__(self, *, num_levels: int, num_concepts: int, score_map: ScoreMap, top_k_ratio: float) -> None:
+    def __init__(
+        self,
+        *,
+        num_levels: int,
+        num_concepts: int,
+        score_map: ScoreMap,
+        top_k_ratio: float,
+        map_levels: Sequence[int] | None,
+        score_levels: Sequence[int] | None,
+    ) -> None:
         super().__init__()
         if score_map not in get_args(ScoreMap):
             msg = f"score_map must be one of {get_args(ScoreMap)}, got {score_map!r}."
@@ -82,10 +103,13 @@ class AnomalyMapGenerator(nn.Module):
             raise ValueError(msg)
         self.score_map = score_map
         self.top_k_ratio = top_k_ratio
+        self.map_levels = _chosen_levels("map_levels", map_levels, num_levels, default=min(2, num_levels))
+        self.score_levels = _chosen_levels("score_levels", score_levels, num_levels, default=num_levels)
         self.register_buffer("level_mean", torch.zeros(num_levels))
         self.register_buffer("level_variance", torch.ones(num_levels))
         self.register_buffer("num_observed", torch.zeros(()))
-        self.calibration = ConceptCalibration(num_concepts)
+        self.calibration = ConceptCalibration(num_concepts)  # of image scores
+        self.map_calibration = ConceptCalibration(num_concepts)
 
     @property
     def needs_log_det(self) -> bool:
@@ -108,11 +132,18 @@ class AnomalyMapGenerator(nn.Module):
             Maps and image scores.
         """
         if self.needs_log_det:
-            raw_map = self.calibration(self._standard_energy(latents, log_dets, size), concept)
+            levels = self._standard_energies(latents, log_dets)
+            raw_score_map = raw_map = self.calibration(_mean(levels, self.score_levels, size), concept)
+            if self.map_levels != self.score_levels:
+                raw_map = self.map_calibration(_mean(levels, self.map_levels, size), concept)
         else:
-            log_p = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # (B, 1, h_i, w_i)
-            raw_map = MAPS[self.score_map](log_p, size)
-        return Scores(self.tell(raw_map), self.tell(top_mean(raw_map, self.top_k_ratio)), raw_map)
+            levels = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # log p_i, (B, 1, h_i, w_i)
+            combine = MAPS[self.score_map]
+            raw_score_map = raw_map = combine([levels[index] for index in self.score_levels], size)
+            if self.map_levels != self.score_levels:
+                raw_map = combine([levels[index] for index in self.map_levels], size)
+        pred_score = self.tell(top_mean(raw_score_map, self.top_k_ratio))
+        return Scores(self.tell(raw_map), pred_score, raw_map, raw_score_map)
 
     def tell(self, raw: Tensor) -> Tensor:
         """Map raw values of maps, or their means, to [0, 1].
@@ -129,7 +160,7 @@ class AnomalyMapGenerator(nn.Module):
     def uncalibrated_scores(
         self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], size: tuple[int, int]
     ) -> Tensor:
-        """Average the top share of the likelihood map before calibration; what calibration is fitted to.
+        """Average the top share of the likelihood maps before calibration; what calibration is fitted to.
 
         Args:
             latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
@@ -137,9 +168,30 @@ class AnomalyMapGenerator(nn.Module):
             size: Height and width of the map, in pixels.
 
         Returns:
-            Scores in standard deviations of a cell's energy, shape ``(B,)``.
+            Scores in standard deviations of a cell's energy, of the levels of images and of those of maps, shape
+            ``(B, 2)``.
         """
-        return top_mean(self._standard_energy(latents, log_dets, size), self.top_k_ratio)
+        levels = self._standard_energies(latents, log_dets)
+        chosen = self.score_levels, self.map_levels
+        return torch.stack([top_mean(_mean(levels, indices, size), self.top_k_ratio) for indices in chosen], dim=1)
+
+    def fit_calibration_(self, scores: Tensor, concept: Tensor) -> None:
+        """Fit the calibrations to normal images.
+
+        Args:
+            scores: What :meth:`uncalibrated_scores` gives for them, shape ``(N, 2)``.
+            concept: Concept of each image, shape ``(N,)``.
+
+        Raises:
+            ValueError: If there are no images.
+        """
+        for column, calibration in enumerate((self.calibration, self.map_calibration)):
+            calibration.fit_(scores[:, column], concept)
+
+    def reset_calibration_(self) -> None:
+        """Forget what the calibrations were fitted to."""
+        self.calibration.reset_()
+        self.map_calibration.reset_()
 
     @torch.no_grad()
     def observe_(self, latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> None:
@@ -158,12 +210,11 @@ class AnomalyMapGenerator(nn.Module):
         self.level_variance.lerp_(variance.nan_to_num(posinf=0.0), weight)
         self.num_observed.add_(finite)
 
-    def _standard_energy(self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Average the standardized levels; maps of shape ``(B, 1, H, W)``."""
+    def _standard_energies(self, latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> list[Tensor]:
+        """Standardize the energies of each level, shape ``(B, 1, h_i, w_i)``."""
         levels = energies(latents, log_dets)
         scales = self.level_variance.clamp_min(1e-12).rsqrt()
-        standard = [(levels[i] - self.level_mean[i]) * scales[i] for i in range(len(levels))]
-        return _upsampled_sum(standard, size) / len(levels)
+        return [(levels[i] - self.level_mean[i]) * scales[i] for i in range(len(levels))]
 
 
 def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> list[Tensor]:
@@ -208,6 +259,19 @@ def additive_map(log_p: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     relative = [(level - level.amax(dim=(2, 3), keepdim=True)).exp() for level in log_p]
     total = _upsampled_sum(relative, size)
     return (total.amax(dim=(2, 3), keepdim=True) - total) / len(log_p)
+
+
+def _chosen_levels(name: str, levels: Sequence[int] | None, num_levels: int, default: int) -> list[int]:
+    chosen = sorted(set(range(default) if levels is None else levels))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= num_levels:
+        msg = f"{name} must name some of the {num_levels} levels, 0 (the finest) to {num_levels - 1}, got {levels}."
+        raise ValueError(msg)
+    return chosen
+
+
+def _mean(levels: Sequence[Tensor], indices: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Average some levels; maps of shape ``(B, 1, H, W)``."""
+    return _upsampled_sum([levels[index] for index in indices], size) / len(indices)
 
 
 def _upsampled_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

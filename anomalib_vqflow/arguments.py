@@ -12,9 +12,12 @@ from anomalib.visualization import Visualizer
 from torch import nn
 
 from .anomaly_map import ScoreMap
+from .features import DetailPooling
 
 LARGEST = 2**20
 """More than any number of codes, channels or layers; beyond it, torch fails with errors that name no argument."""
+
+LARGEST_KERNEL = 31
 
 
 class Rule(NamedTuple):
@@ -42,6 +45,21 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
         if name in RULES and not RULES[name].holds(value):
             msg = f"{name} must be {RULES[name].words}, got {value!r}."
             raise ValueError(msg)
+
+
+def plain_list(values: Iterable[Any] | None) -> list[Any] | None:
+    """Turn a list of any kind, such as OmegaConf's, into one that loads with ``weights_only=True``.
+
+    Args:
+        values: Values, or lists of them.
+
+    Returns:
+        Plain lists; None for None.
+    """
+    if values is None:
+        return None
+    nested = [isinstance(value, Iterable) and not isinstance(value, str) for value in values]
+    return [plain_list(value) if inner else value for value, inner in zip(values, nested, strict=True)]
 
 
 def _is_integer(value: object, least: int = 1) -> bool:
@@ -74,13 +92,23 @@ SWITCH = Rule("True or False", lambda value: isinstance(value, bool))
 POSITIVE_INTEGER = Rule(f"a positive integer of at most {LARGEST}", _is_integer)
 POSITIVE = Rule("a positive number", lambda value: _is_number(value) and value > 0)
 NOT_NEGATIVE = Rule("a number of at least 0", lambda value: _is_number(value) and value >= 0)
+LEVELS = Rule(
+    "None, or a list of integers of at least 0",
+    lambda value: value is None or _is_list_of(value, lambda level: _is_integer(level, least=0)),
+)
 
 RULES = {
     "backbone": Rule("the name of a timm model", lambda value: isinstance(value, str)),
     "layers": Rule(
-        "None, or a list of indices or names of layers",
-        lambda value: value is None or _is_layer(value) or _is_list_of(value, _is_layer),
+        "None, or a list of indices or names of layers, or of groups of them",
+        lambda value: (
+            value is None
+            or _is_layer(value)
+            or _is_list_of(value, lambda layer: _is_layer(layer) or _is_list_of(layer, _is_layer))
+        ),
     ),
+    "detail_pooling": _one_of(get_args(DetailPooling)),
+    "semantic_level": SWITCH,
     "pre_trained": Rule("True, False or the path of a file", lambda value: isinstance(value, bool | str | Path)),
     "concept_dim": POSITIVE_INTEGER,
     "num_concepts": POSITIVE_INTEGER,
@@ -92,10 +120,15 @@ RULES = {
     "quantization": _one_of({"residual", "independent"}),
     "use_patterns": SWITCH,
     "flow_steps": Rule(
-        f"a list of positive integers of at most {LARGEST}", lambda value: _is_list_of(value, _is_integer)
+        f"a list of positive integers of at most {LARGEST}",
+        lambda value: _is_list_of(value, _is_integer) and len(list(value)) > 0,
     ),
     "hidden_dim": Rule(
         f"None or a positive integer of at most {LARGEST}", lambda value: value is None or _is_integer(value)
+    ),
+    "second_kernel_size": Rule(
+        f"an odd positive integer of at most {LARGEST_KERNEL}",
+        lambda value: _is_integer(value) and int(value) % 2 == 1 and int(value) <= LARGEST_KERNEL,
     ),
     "affine_clamp": POSITIVE,
     "use_concept_gaussian": SWITCH,
@@ -108,6 +141,8 @@ RULES = {
     "lr_schedule": _one_of({"constant", "cosine"}),
     "score_map": _one_of(get_args(ScoreMap)),
     "top_k_ratio": Rule("a number in (0, 1]", lambda value: _is_number(value) and 0 < value <= 1),
+    "map_levels": LEVELS,
+    "score_levels": LEVELS,
     "pre_processor": _switch_or(nn.Module, "a pre-processor"),
     "post_processor": _switch_or(nn.Module, "a post-processor"),
     "evaluator": _switch_or(Evaluator, "an evaluator"),

@@ -19,7 +19,8 @@ def configurations() -> dict[str, Path]:
     """Find the configuration files that come with the package.
 
     Returns:
-        Path of each file by its name without suffix, in alphabetical order.
+        Path of each file by its name without suffix, in alphabetical order; those of data alone are ``data/visa`` and
+        so on.
 
     Raises:
         FileNotFoundError: If the installation lacks them.
@@ -29,8 +30,8 @@ def configurations() -> dict[str, Path]:
         'light_cpu.yaml'
     """
     for folder in FOLDERS:
-        if files := sorted(folder.glob("*.yaml")):
-            return {path.stem: path for path in files}
+        if files := sorted(folder.rglob("*.yaml")):
+            return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
     msg = f"There are no configuration files in {' or '.join(map(str, FOLDERS))}. Reinstall anomalib-vqflow."
     raise FileNotFoundError(msg)
 

@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen timm backbone: images to detail maps and a semantic map."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, get_args
 
-import safetensors.torch
 import timm
 import torch
-from timm.models import FeatureInfo
+from timm.models.hiera import MaskUnitAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import backbones  # also registers our own backbone with timm
+from .backbones.layers import Layer, choose_layers, feature_info
+from .backbones.weights import CHECKPOINT_SUFFICES, load_packaged_weights, load_weights, packaged_weights
 
-CHECKPOINT_SUFFICES = (
-    "A checkpoint carries these weights: to use one, set pre_trained=False (--model.pre_trained false)."
-)
+DetailPooling = Literal["stride_2", "stride_1", "none"]
 
 LONGEST_SIDE = 2**14
 """More pixels than memory holds maps for; beyond it, torch fails with errors that name no argument."""
@@ -27,36 +25,49 @@ LONGEST_SIDE = 2**14
 class Features(NamedTuple):
     """What the backbone sees in a batch of images, without gradient."""
 
-    details: list[Tensor]  # h_i, (B, C_i, h_i, w_i), fine to coarse, average-pooled by 2
+    details: list[Tensor]  # h_i, (B, C_i, h_i, w_i), fine to coarse, pooled
     semantic: Tensor  # h_4, (B, C, h, w), as the backbone gives it
 
 
 class FeaturePyramid(nn.Module):
     """Extract the detail maps and the semantic map with a frozen backbone.
 
-    The last layer is the semantic one. The others are average-pooled (kernel 3, stride 2, padding 1, zeros counted), so
-    that the flows of a four-stage backbone work at strides 8, 16 and 32. The backbone stays in eval mode, without
-    gradient, whatever its parents do.
+    The last layer is the semantic one. The backbone stays in eval mode, without gradient, whatever its parents do.
 
-    Source: behavior of the paper's release.
+    Source: behavior of the paper's release, which pools at stride 2, so that the flows of a four-stage backbone work at
+    strides 8, 16 and 32.
 
     Args:
         backbone: Name of a timm model with ``features_only`` support.
-        layers: Indices (negative ones count from the end) or timm module names of the maps to use, fine to coarse;
-            None for the last four that the backbone has, or all if it has fewer.
-        pre_trained: True for timm's weights, False for random ones, or the path of a state dict (``.safetensors``, or a
-            torch file, which is loaded with ``weights_only=True``).
+        layers: Indices (negative ones count from the end) or timm module names of the maps to use, fine to coarse, or
+            of blocks, shallow to deep; a list of them in place of one is a group whose maps are averaged. None: see
+            :func:`.choose_layers`.
+        num_levels: How many detail maps there are if ``layers`` is None.
+        detail_pooling: How detail maps are averaged over 3 × 3 cells: ``stride_2`` (zeros around counted, published),
+            ``stride_1``, or ``none`` of it.
+        semantic_level: Whether the semantic map is the last detail map as well.
+        pre_trained: True for timm's weights, or those of an installed package of weights; False for random ones; or the
+            path of a state dict (``.safetensors``, or a torch file, which is loaded with ``weights_only=True``).
         input_size: Height and width of the images, in pixels. Only used to compute :attr:`shapes` and to find out early
             that the backbone cannot take this size.
 
     Raises:
-        ValueError: If the backbone or a layer does not exist, fewer than two layers are left, there are no weights,
-            they cannot be downloaded or do not fit, or the backbone refuses the input size.
+        ValueError: If an argument is out of its range, the backbone or a layer does not exist, fewer than two layers
+            are left, there are no weights, they cannot be downloaded or do not fit, or the backbone refuses the input
+            size.
         FileNotFoundError: If ``pre_trained`` is a path that does not exist.
 
     Example:
         >>> import torch
-        >>> pyramid = FeaturePyramid(backbone="test_convnext2", layers=None, pre_trained=False, input_size=(64, 64))
+        >>> pyramid = FeaturePyramid(
+        ...     backbone="test_convnext2",
+        ...     layers=None,
+        ...     num_levels=3,
+        ...     detail_pooling="stride_2",
+        ...     semantic_level=False,
+        ...     pre_trained=False,
+        ...     input_size=(64, 64),
+        ... )
         >>> features = pyramid(torch.rand(2, 3, 64, 64))
         >>> [tuple(h.shape) for h in features.details], tuple(features.semantic.shape)
         ([(2, 32, 8, 8), (2, 64, 4, 4), (2, 96, 2, 2)], (2, 128, 2, 2))
@@ -66,12 +77,22 @@ class FeaturePyramid(nn.Module):
         self,
         *,
         backbone: str,
-        layers: Sequence[int | str] | None,
+        layers: Sequence[Layer | Sequence[Layer]] | None,
+        num_levels: int,
+        detail_pooling: DetailPooling,
+        semantic_level: bool,
         pre_trained: bool | str | Path,
         input_size: tuple[int, int],
     ) -> None:
         super().__init__()
-        indices = _layer_indices(backbone, layers)
+        if detail_pooling not in get_args(DetailPooling):
+            msg = f"detail_pooling must be one of {get_args(DetailPooling)}, got {detail_pooling!r}."
+            raise ValueError(msg)
+        self.detail_pooling = detail_pooling
+        self.semantic_level = semantic_level
+        groups = choose_layers(backbone, layers, num_levels + (not semantic_level))
+        indices = sorted({index for group in groups for index in group})
+        self.groups = [[indices.index(index) for index in group] for group in groups]
         self.fixed_size = (input_size[0], input_size[1]) if _has_fixed_size(backbone) else None
         self.body = _create_body(backbone, indices, pre_trained, self.fixed_size)
         self.body.requires_grad_(requires_grad=False)
@@ -80,17 +101,19 @@ class FeaturePyramid(nn.Module):
         self.eval()
         self.channels_last = False
         maps = self._dry_run(backbone, input_size)
-        channels = _feature_info(self.body).channels()
+        channels = feature_info(self.body).channels()
         # Swin and its relatives give (B, h, w, C). One map cannot tell: at 384 pixels, swin's first is 96 x 96 x 96.
         self.channels_last = any(m.shape[1] != c for m, c in zip(maps, channels, strict=True))
-        self.shapes = [
-            (c, *(m.shape[1:3] if self.channels_last else m.shape[2:])) for m, c in zip(maps, channels, strict=True)
-        ]
+        sizes = [tuple(m.shape[1:3] if self.channels_last else m.shape[2:]) for m in maps]
+        shapes = [(c, int(height), int(width)) for c, (height, width) in zip(channels, sizes, strict=True)]
+        self.shapes = [shapes[group[0]] for group in self.groups]  # (C, h, w) of each layer, before pooling
 
     @property
     def detail_shapes(self) -> list[tuple[int, int, int]]:
         """Shapes ``(C_i, h_i, w_i)`` of the pooled detail maps at the nominal input size."""
-        return [(channels, (height + 1) // 2, (width + 1) // 2) for channels, height, width in self.shapes[:-1]]
+        step = 2 if self.detail_pooling == "stride_2" else 1
+        details = self.shapes if self.semantic_level else self.shapes[:-1]
+        return [(channels, -(-height // step), -(-width // step)) for channels, height, width in details]
 
     @property
     def semantic_shape(self) -> tuple[int, int, int]:
@@ -125,8 +148,16 @@ class FeaturePyramid(nn.Module):
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
         maps = [m.float() if m.dtype in {torch.float16, torch.bfloat16} else m for m in maps]
-        *details, semantic = maps
-        return Features([F.avg_pool2d(m, kernel_size=3, stride=2, padding=1) for m in details], semantic)
+        layers = [_average([maps[index] for index in group]) for group in self.groups]
+        details = layers if self.semantic_level else layers[:-1]
+        return Features([self._pool(detail) for detail in details], layers[-1])
+
+    def _pool(self, detail: Tensor) -> Tensor:
+        if self.detail_pooling == "stride_2":
+            return F.avg_pool2d(detail, kernel_size=3, stride=2, padding=1)
+        if self.detail_pooling == "stride_1":
+            return F.avg_pool2d(detail, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+        return detail
 
     def _dry_run(self, backbone: str, input_size: tuple[int, int]) -> list[Tensor]:
         """Run the backbone on the meta device, which computes shapes only."""
@@ -140,6 +171,10 @@ class FeaturePyramid(nn.Module):
         if not all(m.numel() for m in maps):  # torch 2.10 refuses images smaller than a kernel on real devices only
             raise ValueError(_size_refused(backbone, input_size, ValueError("a map would have no cells.")))
         return maps
+
+
+def _average(maps: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(maps)).mean(dim=0) if len(maps) > 1 else maps[0]
 
 
 def height_and_width(size: Sequence[int] | int, name: str = "input_size") -> list[int]:
@@ -182,38 +217,6 @@ def _size_refused(backbone: str, input_size: tuple[int, int], error: Exception) 
     )
 
 
-def _feature_info(body: nn.Module) -> FeatureInfo:
-    return cast("FeatureInfo", body.feature_info)
-
-
-def _layer_indices(backbone: str, layers: Sequence[int | str] | None) -> list[int]:
-    """Translate the user's layers to timm's ``out_indices``, fine to coarse."""
-    try:
-        with torch.device("meta"):
-            info = _feature_info(timm.create_model(backbone, pretrained=False, features_only=True))
-    except (RuntimeError, OSError) as error:  # OSError: a model from the hub whose description cannot be had
-        near = difflib.get_close_matches(backbone.split(".")[0], timm.list_models(), n=8)
-        msg = (
-            f"timm cannot build backbone '{backbone}' with features_only: {error} Similar names: {near}; "
-            "timm.list_models() gives all."
-        )
-        raise ValueError(msg) from error
-    names = [str(name) for name in info.module_name()]
-    if layers is None:
-        return list(range(max(len(names) - 4, 0), len(names)))
-    indices = []
-    for layer in layers:
-        known = names.index(layer) if layer in names else layer
-        if not isinstance(known, int) or not -len(names) <= known < len(names):
-            msg = f"layers: backbone '{backbone}' has no layer {layer!r}. It has 0 to {len(names) - 1}, named {names}."
-            raise ValueError(msg)
-        indices.append(known % len(names))
-    if len(indices) < 2 or indices != sorted(set(indices)):
-        msg = f"layers must name at least two different layers, fine to coarse, got {list(layers)} of {names}."
-        raise ValueError(msg)
-    return indices
-
-
 def _has_fixed_size(backbone: str) -> bool:
     """Whether the backbone must know the image size when it is built, as windowed transformers must."""
     cfg = timm.get_pretrained_cfg(backbone)  # None for models that timm looks up elsewhere
@@ -229,13 +232,15 @@ def _create_body(
         f"Either pass pre_trained='path/to/weights.safetensors', a state dict of timm's '{backbone}', or choose "
         f"backbone='{backbones.SHIPPED}', whose weights come with this package. {CHECKPOINT_SUFFICES}"
     )
+    packaged = packaged_weights(backbone) if pre_trained is True else None
+    downloads = pre_trained is True and packaged is None
     cfg = timm.get_pretrained_cfg(backbone)
-    if pre_trained is True and cfg is not None and not cfg.has_weights:
+    if downloads and cfg is not None and not cfg.has_weights:
         msg = f"timm has no weights for backbone '{backbone}'. {ways_round}"
         raise ValueError(msg)
     try:
         body = timm.create_model(
-            backbone, pretrained=pre_trained is True, features_only=True, out_indices=tuple(indices), **sized
+            backbone, pretrained=downloads, features_only=True, out_indices=tuple(indices), **sized
         )
     except OSError as error:  # timm and huggingface_hub raise subclasses of it when a download fails
         msg = (
@@ -247,43 +252,11 @@ def _create_body(
         if fixed_size is None:
             raise
         raise ValueError(_size_refused(backbone, fixed_size, error)) from error
-    if not isinstance(pre_trained, bool):
-        _load_weights(body, Path(pre_trained), backbone)
+    for module in body.modules():
+        if isinstance(module, MaskUnitAttention):
+            module.fused_attn = False  # type: ignore[misc]  # torch's ONNX exporter refuses attention of five dimensions
+    if packaged is not None:
+        load_packaged_weights(body, packaged, backbone)
+    elif not isinstance(pre_trained, bool):
+        load_weights(body, Path(pre_trained), backbone)
     return body
-
-
-def _load_weights(body: nn.Module, path: Path, backbone: str) -> None:
-    """Load a state dict file into ``body``, upcast to its types, whether saved from timm's whole or feature model."""
-    if not path.is_file():
-        msg = f"pre_trained names the weights file {path}, which is no existing file. {CHECKPOINT_SUFFICES}"
-        raise FileNotFoundError(msg)
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
-        # Feature extraction renames "stages.0" to "stages_0" in some architectures.
-        found = {key.replace(".", "_"): value for key, value in state.items()}
-    except Exception as error:
-        reason = str(error).split(". ")[0]  # torch goes on to advise loading without weights_only
-        msg = f"{path} is no readable state dict ({type(error).__name__}: {reason}); give a .safetensors or torch file."
-        raise ValueError(msg) from error
-    wanted = body.state_dict()
-    loaded = {
-        key: found[key.replace(".", "_")]
-        for key, value in wanted.items()
-        if key.replace(".", "_") in found and found[key.replace(".", "_")].shape == value.shape
-    }
-    missing = [key for key in wanted if key not in loaded and not key.endswith("num_batches_tracked")]
-    if missing:
-        used = {key.replace(".", "_") for key in wanted}
-        unexpected = [key for key in state if key.replace(".", "_") not in used and not key.endswith("batches_tracked")]
-        msg = (
-            f"{path} does not fit backbone '{backbone}'. Missing or of another shape ({len(missing)}): "
-            f"{missing[:8]}{'...' if len(missing) > 8 else ''}. Unexpected ({len(unexpected)}): "
-            f"{unexpected[:8]}{'...' if len(unexpected) > 8 else ''}. The file must hold a state dict of timm's "
-            f"'{backbone}'."
-        )
-        raise ValueError(msg)
-    body.load_state_dict(loaded, strict=False)

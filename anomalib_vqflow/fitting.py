@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from .batches import BatchMixin
 from .features import Features
+from .loss import LossTerms
 from .post_processor import SeparatingPostProcessor
 from .torch_model import VQFlowModel
 
@@ -60,7 +61,7 @@ class FittingMixin(BatchMixin):
     def on_train_epoch_start(self) -> None:
         """Forget calibration and thresholds, which were those of earlier weights."""
         super().on_train_epoch_start()
-        self.model.anomaly_map_generator.calibration.reset_()
+        self.model.anomaly_map_generator.reset_calibration_()
         if isinstance(self.post_processor, SeparatingPostProcessor):
             self.post_processor.reset_()
 
@@ -151,3 +152,10 @@ class FittingMixin(BatchMixin):
                 batch = self.transfer_batch_to_device(batch, self.device, 0)
                 features = self._known_features(batch)
                 yield self.model.see(self.prepare(batch.image)) if features is None else features
+
+    def _log_training(self, terms: LossTerms, num_dims: int, batch_size: int) -> None:
+        """Log the loss per latent dimension, its parts, how evenly the codes are used, and how many are."""
+        loss = terms.total.detach() / num_dims
+        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size)
+        parts = {f"train_{name}": getattr(terms, name) for name in ("nll", "log_det", "commitment")}
+        self.log_dict(parts | self.model.codebook_statistics(), batch_size=batch_size)

@@ -15,9 +15,6 @@ WHITE = 128
 PROPORTIONS = 0.02
 """What the proportions of a mask and of an image may differ by."""
 
-SMALLEST_UNIT = 1e-8
-"""What float32 cannot tell from 0 in a map."""
-
 
 class ScoreRule(NamedTuple):
     """How the score of an image comes of its map.
@@ -33,10 +30,6 @@ class ScoreRule(NamedTuple):
     def to_unit(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
         """Map what is averaged to [0, 1]; what is not a number counts as anomalous."""
         return np.nan_to_num(to_unit(values) if self.is_absolute else values, nan=1.0)
-
-    def from_unit(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Undo :meth:`to_unit`."""
-        return from_unit(values) if self.is_absolute else values
 
 
 class IgnoredRegions:
@@ -155,10 +148,3 @@ def to_unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Map the real line to (0, 1) as the ``likelihood`` map does (:func:`.anomaly_map.to_unit`)."""
     with np.errstate(invalid="ignore"):
         return 1 - 1 / (1 + np.log1p(np.logaddexp(0, values)))
-
-
-def from_unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Undo :func:`to_unit`; 0 becomes what float32 would have rounded to it."""
-    with np.errstate(divide="ignore", over="ignore"):
-        soft = np.expm1(1 / (1 - np.maximum(values, SMALLEST_UNIT)) - 1)
-        return soft + np.log(-np.expm1(-soft))  # the inverse of log(1 + exp(x)), which does not overflow

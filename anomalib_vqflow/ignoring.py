@@ -10,12 +10,15 @@ from anomalib.data import Batch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from .data.reading import opened, upright_size
 from .ignored import IgnoredRegions, ScoreRule
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from .anomaly_map import Scores
     from .torch_model import VQFlowModel
 
 
@@ -42,6 +45,8 @@ class IgnoreRegions(Callback):
     def __init__(self, place: str | Path) -> None:
         self.place = str(place)
         self._regions: IgnoredRegions | None = None
+        self._raw_score_maps: Tensor | None = None  # of the last batch
+        self._hook: RemovableHandle | None = None
         self._matched = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -63,6 +68,23 @@ class IgnoreRegions(Callback):
         generator = network.anomaly_map_generator
         rule = ScoreRule(generator.top_k_ratio, generator.needs_log_det)
         self._regions, self._matched = IgnoredRegions(self.place, rule), False
+        self._hook = generator.register_forward_hook(self._keep_raw_score_maps)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the model as it was.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model.
+            stage: As in :meth:`setup`.
+        """
+        del trainer, pl_module, stage
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = self._raw_score_maps = None
+
+    def _keep_raw_score_maps(self, _module: nn.Module, _inputs: tuple[object, ...], output: "Scores") -> None:
+        self._raw_score_maps = output.raw_score_map
 
     def on_validation_batch_end(  # type: ignore[override]  # anomalib's batches, here and below
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: object, **kwargs: object
@@ -84,8 +106,8 @@ class IgnoreRegions(Callback):
         for index, path in enumerate(paths):
             if (ignored := self._mask_of(path, (maps.shape[-2], maps.shape[-1]))) is not None:
                 regions = cast("IgnoredRegions", self._regions)
-                raw_map = regions.rule.from_unit(maps[index].squeeze(0).double().numpy(force=True))
-                scores[index] = regions.score(raw_map, ignored)
+                raw_score_map = cast("Tensor", self._raw_score_maps)[index, 0]
+                scores[index] = regions.score(raw_score_map.numpy(force=True), ignored)
                 where = torch.tensor(ignored, device=maps.device)
                 maps[index, ..., where] = 0
                 _forget_truth(outputs, index, where)

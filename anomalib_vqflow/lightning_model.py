@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from anomalib import LearningType
@@ -18,23 +18,24 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
-from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .anomaly_map import ScoreMap
-from .arguments import check_arguments
+from .arguments import check_arguments, plain_list
+from .backbones import DEFAULT_BACKBONE
 from .batches import broken_images
 from .checkpoint import CheckpointMixin
 from .completion import Completion
 from .evaluation import CategoryEvaluator
-from .export import AntialiasExportMixin, AntialiasPreProcessor
-from .features import height_and_width
+from .export import AntialiasExportMixin, pre_processor_of, warn_of_normalization
+from .features import DetailPooling, Layer, height_and_width
 from .fitting import FittingMixin
 from .image_files import ImageFilesMixin
-from .loss import LossTerms, VQFlowLoss
+from .loss import VQFlowLoss
 from .naming import first_names
+from .outputs import InferencerPrediction, Prediction, TracedPrediction
 from .post_processor import SeparatingPostProcessor
 from .schedule import TrainingDefaultsMixin
-from .torch_model import InferencerPrediction, Prediction, TracedPrediction, VQFlowModel
+from .torch_model import VQFlowModel
 
 
 class VQFlow(
@@ -53,9 +54,15 @@ class VQFlow(
     Args:
         backbone: Name of a timm model with ``features_only`` support, or ``vqflow_tiny`` from this package. Weights of
             the default one are Apache-2.0; those of the published one, ``convnextv2_base``, are CC BY-NC 4.0.
-        layers: Indices or timm names of the maps used, fine to coarse, the last one semantic; None for the last four.
-        pre_trained: True for timm's weights, False for random ones, or the path of a local weights file. A checkpoint
-            carries the backbone's weights, so that loading it needs neither network nor file.
+        layers: Indices or timm names of the maps used, fine to coarse, or blocks, shallow to deep, the last one
+            semantic; a list of them in place of one is a group that is averaged. None for the last ones, or, of a plain
+            vision transformer, for evenly spread blocks.
+        detail_pooling: How detail maps are averaged over 3 × 3 cells: ``stride_2``, as published, ``stride_1``, or
+            ``none`` of it.
+        semantic_level: Whether the semantic map is a level of the flows, too; not so as published.
+        pre_trained: True for timm's weights, or those of an installed package of weights (the extra ``lite0``); False
+            for random ones; or the path of a local weights file. A checkpoint carries the backbone's weights, so that
+            loading it needs neither network nor file.
         input_size: Height and width that images are resized to, in pixels, or one number for both. Ignored if
             ``pre_processor`` is given.
         tile_size: Height and width of overlapping tiles that these images are cut into, or one number for both; None to
@@ -69,8 +76,9 @@ class VQFlow(
         num_patterns: Normal patterns per level.
         quantization: ``residual`` quantizes patterns against position and concept, ``independent`` by themselves.
         use_patterns: Whether the flows are conditioned on patterns, or on position and concept only.
-        flow_steps: Couplings per detail level, one number for each layer but the last.
+        flow_steps: Couplings per level, one number for each layer, but for the last if it is no level.
         hidden_dim: Width of the coupling subnets; None for the width of their input, as published.
+        second_kernel_size: Size of the subnets' second kernel, odd; 3 as published.
         affine_clamp: Bound of the couplings' log-scale.
         use_concept_gaussian: Whether the base distribution depends on the concept.
         use_fusion: Whether the scales are coupled at the end.
@@ -88,7 +96,10 @@ class VQFlow(
         score_map: ``likelihood`` (absolute, ours), or the published ``multiplicative`` or ``additive``, which are
             relative to the image's best pixel.
         top_k_ratio: Share of the map, or of a tile's, averaged for the score.
-        pre_processor: Pre-processor, or True for resizing and ImageNet normalization.
+        map_levels: Levels that the anomaly map is made of, counted from the finest, 0; None for the two finest, which
+            tell best where an anomaly is. Published: all.
+        score_levels: Levels that the image score is made of; None for all, as published.
+        pre_processor: Pre-processor, or True for resizing and the normalization of the backbone.
         post_processor: Post-processor, or True for :class:`.SeparatingPostProcessor`.
         evaluator: Evaluator, or True for anomalib's metrics per category, their mean, and pooled.
         visualizer: Visualizer, or True for anomalib's, on images as the model saw them.
@@ -109,8 +120,10 @@ class VQFlow(
 
     def __init__(
         self,
-        backbone: str = "mobilenetv2_100",
-        layers: Sequence[int | str] | int | str | None = None,
+        backbone: str = DEFAULT_BACKBONE,
+        layers: Sequence[Layer | Sequence[Layer]] | Layer | None = None,
+        detail_pooling: DetailPooling = "stride_1",
+        semantic_level: bool = True,
         pre_trained: bool | str | Path = True,
         input_size: Sequence[int] | int = (256, 256),
         tile_size: Sequence[int] | int | None = None,
@@ -123,6 +136,7 @@ class VQFlow(
         use_patterns: bool = True,
         flow_steps: Sequence[int] = (2, 4, 6),
         hidden_dim: int | None = 64,
+        second_kernel_size: int = 1,
         affine_clamp: float = 1.9,
         use_concept_gaussian: bool = True,
         use_fusion: bool = True,
@@ -134,6 +148,8 @@ class VQFlow(
         lr_schedule: Literal["constant", "cosine"] = "cosine",
         score_map: ScoreMap = "likelihood",
         top_k_ratio: float = 0.03,
+        map_levels: Sequence[int] | None = None,
+        score_levels: Sequence[int] | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -141,13 +157,16 @@ class VQFlow(
     ) -> None:
         check_arguments(locals())
         # Lightning stores the local variables as hyperparameters: plain lists load with weights_only=True.
-        layers = [layers] if isinstance(layers, int | str) else None if layers is None else list(layers)
+        layers = [layers] if isinstance(layers, int | str) else plain_list(layers)
         pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
         input_size = height_and_width(input_size)
         tile_size = None if tile_size is None else height_and_width(tile_size, "tile_size")
         flow_steps = [int(steps) for steps in flow_steps]
+        map_levels, score_levels = plain_list(map_levels), plain_list(score_levels)
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor((input_size[0], input_size[1]))
+            pre_processor = self.configure_pre_processor((input_size[0], input_size[1]), backbone)
+        elif pre_processor:
+            warn_of_normalization(pre_processor, backbone)
         super().__init__(
             pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
         )
@@ -160,6 +179,8 @@ class VQFlow(
             tile_size=None if tile_size is None else (tile_size[0], tile_size[1]),
             backbone=backbone,
             layers=layers,
+            detail_pooling=detail_pooling,
+            semantic_level=semantic_level,
             pre_trained=pre_trained,
             concept_dim=concept_dim,
             num_concepts=num_concepts,
@@ -170,6 +191,7 @@ class VQFlow(
             use_patterns=use_patterns,
             flow_steps=flow_steps,
             hidden_dim=hidden_dim,
+            second_kernel_size=second_kernel_size,
             affine_clamp=affine_clamp,
             use_concept_gaussian=use_concept_gaussian,
             use_fusion=use_fusion,
@@ -177,6 +199,8 @@ class VQFlow(
             whitening_noise=whitening_noise,
             score_map=score_map,
             top_k_ratio=top_k_ratio,
+            map_levels=map_levels,
+            score_levels=score_levels,
         )
         self.loss = VQFlowLoss(commitment_weight=commitment_weight)
 
@@ -258,28 +282,17 @@ class VQFlow(
 
     test_step = predict_step = validation_step
 
-    def _log_training(self, terms: LossTerms, num_dims: int, batch_size: int) -> None:
-        """Log the loss per latent dimension, its parts, how evenly the codes are used, and how many are."""
-        loss = terms.total.detach() / num_dims
-        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size)
-        parts = {f"train_{name}": getattr(terms, name) for name in ("nll", "log_det", "commitment")}
-        self.log_dict(parts | self.model.codebook_statistics(), batch_size=batch_size)
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """None, because anomalib lets them override the user's; see :meth:`setup` for our defaults."""
-        return {}
-
     @property
     def learning_type(self) -> LearningType:
         """One-class: trained on normal images."""
         return LearningType.ONE_CLASS
 
     @staticmethod
-    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Resize to ``image_size`` (height and width, 256×256 by default) and normalize as on ImageNet."""
-        normalize = Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
-        return AntialiasPreProcessor(Compose([Resize(image_size or (256, 256), antialias=True), normalize]))
+    def configure_pre_processor(
+        image_size: tuple[int, int] | None = None, backbone: str = DEFAULT_BACKBONE
+    ) -> PreProcessor:
+        """Resize to ``image_size`` (height and width, 256×256 by default); normalize as the backbone was trained."""
+        return pre_processor_of(backbone, image_size or (256, 256))
 
     def configure_post_processor(self) -> PostProcessor:
         """Set thresholds between scores or by normal ones, and tell labels only where there is one."""

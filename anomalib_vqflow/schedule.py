@@ -3,6 +3,7 @@
 
 import logging
 import math
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -96,6 +97,11 @@ class TrainingDefaultsMixin(LightningModule):
             self.trainer.fit_loop.max_epochs = DEFAULT_EPOCHS
         if self.trainer.num_sanity_val_steps == LIGHTNING_DEFAULT_SANITY_STEPS:
             self.trainer.num_sanity_val_steps = 0
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """None, because anomalib lets them override the user's; see :meth:`setup` for our defaults."""
+        return {}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Set up Adam with a linear warm-up, then the constant learning rate as published, or a falling one.

@@ -130,7 +130,7 @@ class Tiles:
         pred_score, highest = scores.pred_score.unflatten(0, (-1, len(self))).max(dim=1)
         concept = concept.unflatten(0, (-1, len(self))).gather(1, highest[:, None]).squeeze(1)
         raw_map = self.join(scores.raw_map)
-        return Scores(tell(raw_map), pred_score, raw_map), concept
+        return Scores(tell(raw_map), pred_score, raw_map, self.join(scores.raw_score_map)), concept
 
     def join(self, maps: Tensor) -> Tensor:
         """Put maps of tiles together.

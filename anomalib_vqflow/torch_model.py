@@ -3,59 +3,18 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
 from .anomaly_map import AnomalyMapGenerator, ScoreMap
 from .condition import ConditionEncoder
-from .features import FeaturePyramid, Features
+from .features import DetailPooling, FeaturePyramid, Features, Layer
 from .flows import Moments, MultiScaleFlow, Whitening
+from .outputs import Prediction, VQFlowOutput
 from .quantization import Codebook, ConceptQuantizer
 from .tiles import Tiles
-
-
-class VQFlowOutput(NamedTuple):
-    """What the flows make of a batch: all that the loss needs."""
-
-    latents: tuple[Tensor, ...]  # z'_i, (B, C_i, h_i, w_i)
-    log_dets: tuple[Tensor, ...]  # their cells' share of log|det J|, (B, h_i, w_i), nats
-    commitment: Tensor  # (), summed over the codebooks
-    concept_indices: Tensor  # (B,), index of the prototype, int64
-
-
-class Prediction(NamedTuple):
-    """An anomalib ``InferenceBatch`` that also tells the concepts."""
-
-    pred_score: Tensor  # (B,), in [0, 1], 0 = normal
-    pred_label: Tensor | None  # (B,), bool; set by the post-processor
-    anomaly_map: Tensor  # (B, 1, H, W), in [0, 1]
-    pred_mask: Tensor | None  # (B, 1, H, W), bool; set by the post-processor
-    concept: Tensor  # (B,), index of the prototype, int64; with tiles, of the one that scores highest
-    raw_map: Tensor | None = None  # (B, 1, H, W), what the score is made of; see Scores
-
-
-class TracedPrediction(NamedTuple):
-    """What an exported model computes: a prediction, and its score before the post-processor."""
-
-    pred_score: Tensor  # as in Prediction, as are the next four
-    pred_label: Tensor | None
-    anomaly_map: Tensor
-    pred_mask: Tensor | None
-    concept: Tensor
-    raw_map: Tensor | None
-    raw_score: Tensor  # (B,)
-
-
-class InferencerPrediction(Prediction):
-    """A prediction that anomalib's inferencers take: they unpack it into a batch that knows nothing of ours."""
-
-    __slots__ = ()
-
-    def _asdict(self) -> dict[str, Tensor | None]:
-        return {name: value for name, value in super()._asdict().items() if name in InferenceBatch._fields}
 
 
 class VQFlowModel(nn.Module):
@@ -94,7 +53,9 @@ class VQFlowModel(nn.Module):
         input_size: tuple[int, int],
         tile_size: tuple[int, int] | None,
         backbone: str,
-        layers: Sequence[int | str] | None,
+        layers: Sequence[Layer | Sequence[Layer]] | None,
+        detail_pooling: DetailPooling,
+        semantic_level: bool,
         pre_trained: bool | str | Path,
         concept_dim: int,
         num_concepts: int,
@@ -105,6 +66,7 @@ class VQFlowModel(nn.Module):
         use_patterns: bool,
         flow_steps: Sequence[int],
         hidden_dim: int | None,
+        second_kernel_size: int,
         affine_clamp: float,
         use_concept_gaussian: bool,
         use_fusion: bool,
@@ -112,6 +74,8 @@ class VQFlowModel(nn.Module):
         whitening_noise: float,
         score_map: ScoreMap,
         top_k_ratio: float,
+        map_levels: Sequence[int] | None,
+        score_levels: Sequence[int] | None,
     ) -> None:
         super().__init__()
         if quantization not in {"residual", "independent"}:
@@ -127,7 +91,13 @@ class VQFlowModel(nn.Module):
         self.seen_size = tile_size or input_size  # height and width of what the backbone sees
         self.tiles = None if tile_size is None else Tiles(input_size, tile_size)
         self.features = FeaturePyramid(
-            backbone=backbone, layers=layers, pre_trained=pre_trained, input_size=self.seen_size
+            backbone=backbone,
+            layers=layers,
+            num_levels=len(flow_steps),
+            detail_pooling=detail_pooling,
+            semantic_level=semantic_level,
+            pre_trained=pre_trained,
+            input_size=self.seen_size,
         )
         detail_shapes, semantic_shape = self.features.detail_shapes, self.features.semantic_shape
         self.concept = ConceptQuantizer(
@@ -149,6 +119,7 @@ class VQFlowModel(nn.Module):
             [*condition_shapes, (concept_dim,)],
             flow_steps=flow_steps,
             hidden_dim=hidden_dim,
+            second_kernel_size=second_kernel_size,
             affine_clamp=affine_clamp,
             use_concept_gaussian=use_concept_gaussian,
             use_fusion=use_fusion,
@@ -156,7 +127,12 @@ class VQFlowModel(nn.Module):
             whitening_noise=whitening_noise,
         )
         self.anomaly_map_generator = AnomalyMapGenerator(
-            num_levels=len(detail_shapes), num_concepts=num_concepts, score_map=score_map, top_k_ratio=top_k_ratio
+            num_levels=len(detail_shapes),
+            num_concepts=num_concepts,
+            score_map=score_map,
+            top_k_ratio=top_k_ratio,
+            map_levels=map_levels,
+            score_levels=score_levels,
         )
 
     def forward(self, images: Tensor, features: Features | None = None) -> VQFlowOutput | Prediction:
@@ -193,7 +169,9 @@ class VQFlowModel(nn.Module):
         scores = self.anomaly_map_generator(latents, log_dets, concept, size)
         if self.tiles is not None:
             scores, concept = self.tiles.gather(scores, concept, self.anomaly_map_generator.tell)
-        return Prediction(scores.pred_score, None, scores.anomaly_map, None, concept, scores.raw_map)
+        return Prediction(
+            scores.pred_score, None, scores.anomaly_map, None, concept, scores.raw_map, scores.raw_score_map
+        )
 
     def see(self, images: Tensor) -> Features:
         """Extract what the backbone sees in images.
@@ -277,7 +255,7 @@ class VQFlowModel(nn.Module):
             scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, log_dets, self.seen_size))
             concepts.append(concept_indices)
         found = torch.cat(concepts) if concepts else torch.empty(0, dtype=torch.long)
-        self.anomaly_map_generator.calibration.fit_(torch.cat(scores) if scores else torch.empty(0), found)
+        self.anomaly_map_generator.fit_calibration_(torch.cat(scores) if scores else torch.empty(0, 2), found)
         return found
 
     @property

@@ -17,6 +17,7 @@ from lightning.pytorch import seed_everything
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
+from torchvision.transforms.v2 import Transform
 
 from anomalib_vqflow import SyntheticProducts, VQFlow
 from anomalib_vqflow.data.multi_category_dataset import MultiCategoryDataset
@@ -27,10 +28,22 @@ SIZE = 256
 TOP_RATIO = 0.003  # share of the pixels averaged for the score of an image
 
 
+def published_pyramid(backbone: str, *, pre_trained: bool, size: int) -> FeaturePyramid:
+    """Build the three detail maps of the published arrangement, for square images."""
+    return FeaturePyramid(
+        backbone=backbone,
+        layers=None,
+        num_levels=3,
+        detail_pooling="stride_2",
+        semantic_level=False,
+        pre_trained=pre_trained,
+        input_size=(size, size),
+    )
+
+
 @torch.no_grad()
-def cells(pyramid: FeaturePyramid, dataset: MultiCategoryDataset, category: str) -> Tensor:
+def cells(pyramid: FeaturePyramid, transform: Transform, dataset: MultiCategoryDataset, category: str) -> Tensor:
     """Extract the detail maps of one category, on the grid of the second level, ``(N, h, w, C)``."""
-    transform = VQFlow.configure_pre_processor((SIZE, SIZE)).transform
     chosen = [index for index, name in enumerate(dataset.samples["category"]) if name == category]
     joined = []
     for start in range(0, len(chosen), 16):
@@ -43,9 +56,13 @@ def cells(pyramid: FeaturePyramid, dataset: MultiCategoryDataset, category: str)
     return torch.cat(joined)
 
 
-def aurocs(pyramid: FeaturePyramid, datamodule: SyntheticProducts, category: str) -> tuple[float, float]:
+def aurocs(
+    pyramid: FeaturePyramid, transform: Transform, datamodule: SyntheticProducts, category: str
+) -> tuple[float, float]:
     """Compute image and pixel AUROC of one category."""
-    normal, tested = (cells(pyramid, data, category) for data in (datamodule.train_data, datamodule.test_data))
+    normal, tested = (
+        cells(pyramid, transform, data, category) for data in (datamodule.train_data, datamodule.test_data)
+    )
     widths = [shape[0] for shape in pyramid.detail_shapes]
     levels = normal.split(widths, dim=-1)
     scales = torch.cat([level.std().expand(width) for level, width in zip(levels, widths, strict=True)])
@@ -80,12 +97,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     datamodule = SyntheticProducts(options.root, image_size=SIZE, seed=options.data_seed)
     datamodule.setup()
+    transform = VQFlow.configure_pre_processor((SIZE, SIZE), options.backbone).transform
     for pre_trained in (True, False):
         seed_everything(0)
-        pyramid = FeaturePyramid(
-            backbone=options.backbone, layers=None, pre_trained=pre_trained, input_size=(SIZE, SIZE)
-        )
-        pairs = [aurocs(pyramid, datamodule, category) for category in datamodule.categories]
+        pyramid = published_pyramid(options.backbone, pre_trained=pre_trained, size=SIZE)
+        pairs = [aurocs(pyramid, transform, datamodule, category) for category in datamodule.categories]
         image, pixel = (statistics.fmean(values) for values in zip(*pairs, strict=True))
         weights = "its weights" if pre_trained else "random weights"
         print(f"{options.backbone}, {weights}: image AUROC {image:.3f}, pixel AUROC {pixel:.3f}")

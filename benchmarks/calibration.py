@@ -68,9 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = VQFlow.load_from_checkpoint(checkpoint)
         for variant, values in found.items():
             if variant == "without":
-                calibration = model.model.anomaly_map_generator.calibration
-                calibration.location.zero_()
-                calibration.scale.fill_(1.0)
+                model.model.anomaly_map_generator.reset_calibration_()
             engine.test(model, datamodule=datamodule)
             for row in ROWS:
                 for metric in METRICS:

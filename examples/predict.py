@@ -21,7 +21,7 @@ from torch import Tensor
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.data import find_images, read_image
 from anomalib_vqflow.image_files import TrueImageVisualizer
-from anomalib_vqflow.torch_model import Prediction
+from anomalib_vqflow.outputs import Prediction
 
 NO_CHECKPOINT = (OSError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError)  # at other files
 

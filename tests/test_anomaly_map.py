@@ -13,6 +13,9 @@ CONCEPT = torch.tensor([0, 2, 0])
 RELATIVE = ("multiplicative", "additive")
 
 
+LEVELS = {"map_levels": None, "score_levels": None}  # two, so both are of all
+
+
 def latents_and_log_dets(batch=3, seed=0):
     rng = torch.Generator().manual_seed(seed)
     shapes = ((4, 6, 4), (6, 3, 2))
@@ -22,7 +25,7 @@ def latents_and_log_dets(batch=3, seed=0):
 
 def make_generator(**options):
     return AnomalyMapGenerator(
-        num_levels=2, num_concepts=3, **{"score_map": "likelihood", "top_k_ratio": 0.03, **options}
+        num_levels=2, num_concepts=3, **{"score_map": "likelihood", "top_k_ratio": 0.03, **LEVELS, **options}
     )
 
 

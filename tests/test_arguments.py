@@ -66,7 +66,7 @@ def test_an_argument_works_or_is_refused_by_its_name(name):
         {"input_size": 64.0},
         {"input_size": (64, 64.0)},
         {"input_size": np.array([64, 64])},
-        {"flow_steps": OmegaConf.create([1, 1, 1]), "layers": OmegaConf.create([0, 1, 2, 3])},
+        {"flow_steps": OmegaConf.create([1, 1, 1]), "layers": OmegaConf.create([1, 2, 3])},
         {"num_concepts": np.int64(4), "lr": np.float32(1e-4), "commitment_weight": 1},
     ],
 )
@@ -75,6 +75,6 @@ def test_equal_values_of_other_types_are_the_same(arguments):
     model = tiny_model(**arguments)
 
     for name in arguments:
-        assert model.hparams[name] == pytest.approx(tiny_model(layers=[0, 1, 2, 3]).hparams[name])
+        assert model.hparams[name] == pytest.approx(tiny_model(layers=[1, 2, 3]).hparams[name])
     assert model.input_size == (64, 64)
     assert ARGUMENTS["num_concepts"] == model.hparams["num_concepts"]

@@ -63,7 +63,7 @@ def check_refused(root, folder, words):
         ({"layers": "stages.3"}, "at least two different layers"),
         ({"layers": [3, 0, 1, 2]}, "fine to coarse"),
         ({"input_size": (7, 7)}, r"7x7 pixels.*is \(32, 32\).*give it as input_size"),
-        ({"flow_steps": (1, 1)}, "each of the 3 detail levels"),
+        ({"flow_steps": (1, 1), "layers": (1, 2, 3)}, "each of the 3 levels"),
         ({"flow_steps": (1, 0, 1)}, "flow_steps must be a list of positive integers"),
         ({"num_concepts": 0}, "num_concepts must be a positive integer"),
         ({"num_patterns": 0}, "num_patterns must be a positive integer"),

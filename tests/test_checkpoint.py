@@ -53,7 +53,7 @@ def test_checkpoints_hold_plain_arguments_only(trained):
 @pytest.mark.parametrize("as_omegaconf", [False, True])
 def test_a_model_built_from_a_config_has_a_loadable_checkpoint(root, tmp_path, as_omegaconf):
     """``get_model`` with lists, of Python or OmegaConf, gives a model whose checkpoint loads safely."""
-    arguments = {**ARGUMENTS, "flow_steps": [1, 1, 1], "input_size": [64, 64], "layers": [0, 1, 2, 3]}
+    arguments = {**ARGUMENTS, "flow_steps": [1, 1, 1], "input_size": [64, 64], "layers": [1, 2, 3]}
     config = {"class_path": "VQFlow", "init_args": arguments}
     model = get_model(OmegaConf.create(config) if as_omegaconf else config)
     engine = tiny_engine(tmp_path)
@@ -61,7 +61,7 @@ def test_a_model_built_from_a_config_has_a_loadable_checkpoint(root, tmp_path, a
 
     loaded = VQFlow.load_from_checkpoint(engine.best_model_path)
 
-    assert loaded.hparams["layers"] == [0, 1, 2, 3]
+    assert loaded.hparams["layers"] == [1, 2, 3]
     assert loaded.input_size == (64, 64)
 
 

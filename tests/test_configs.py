@@ -25,6 +25,8 @@ PUBLISHED = {"mvtec_ad": 15, "visa": 12}  # categories
 PAPER_AND_RELEASE = {
     "backbone": "convnextv2_base",
     "layers": None,
+    "detail_pooling": "stride_2",
+    "semantic_level": False,
     "pre_trained": True,
     "input_size": [384, 384],
     "tile_size": None,
@@ -37,6 +39,7 @@ PAPER_AND_RELEASE = {
     "use_patterns": True,
     "flow_steps": [2, 5, 8],
     "hidden_dim": None,
+    "second_kernel_size": 3,
     "affine_clamp": 1.9,
     "use_concept_gaussian": True,
     "use_fusion": True,
@@ -46,6 +49,8 @@ PAPER_AND_RELEASE = {
     "warmup_ratio": 10 / 60,
     "lr_schedule": "constant",
     "top_k_ratio": 0.03,
+    "map_levels": [0, 1, 2],
+    "score_levels": [0, 1, 2],
 }
 NARROW = {
     "model.backbone": "test_convnext2",

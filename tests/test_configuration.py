@@ -13,13 +13,18 @@ from anomalib_vqflow import configuration
 from .test_registration import environment, everything_else, run_python, wheel  # noqa: F401  (fixtures)
 
 ROOT = Path(__file__).parents[1]
-FILES = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
+CONFIGS = ROOT / "configs"
+FILES = {
+    path.relative_to(CONFIGS).with_suffix("").as_posix(): path
+    for pattern in ("data/*.yaml", "*.yaml")
+    for path in sorted(CONFIGS.glob(pattern))
+}
 
 
 def test_without_a_name_all_are_listed_with_their_purpose(capsys):
     configuration.main([])
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    assert [name for name, _ in lines] == list(FILES)
+    assert [name for name, _ in lines] == sorted(FILES)
     for name, text in lines:
         assert FILES[name].read_text().startswith(f"# {text}\n")
 
@@ -113,5 +118,6 @@ def test_the_command_works_in_a_wheel_and_in_an_editable_install(environment, tm
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     for name, file in FILES.items():
         done = subprocess.run([command, name], capture_output=True, text=True, check=True, cwd=tmp_path, env=variables)
-        assert done.stdout == f"{folder / file.name}\n"
-        assert (folder / file.name).read_bytes() == file.read_bytes()
+        copy = folder / file.relative_to(CONFIGS)
+        assert done.stdout == f"{copy}\n"
+        assert copy.read_bytes() == file.read_bytes()

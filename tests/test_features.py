@@ -34,8 +34,11 @@ BACKBONES = {
 LARGE_BACKBONES = {"convnextv2_base": (128, 256, 512, 1024), "wide_resnet50_2": (256, 512, 1024, 2048)}
 
 
-def make_pyramid(backbone=TINY, *, layers=None, pre_trained=False, input_size=(64, 64)) -> FeaturePyramid:
-    return FeaturePyramid(backbone=backbone, layers=layers, pre_trained=pre_trained, input_size=input_size)
+PUBLISHED = {"layers": None, "num_levels": 3, "detail_pooling": "stride_2", "semantic_level": False}
+
+
+def make_pyramid(backbone=TINY, *, pre_trained=False, input_size=(64, 64), **options) -> FeaturePyramid:
+    return FeaturePyramid(backbone=backbone, pre_trained=pre_trained, input_size=input_size, **{**PUBLISHED, **options})
 
 
 def assert_shapes_as_announced(pyramid: FeaturePyramid, input_size) -> None:

@@ -81,7 +81,8 @@ def test_scale_flow(reference, level):
     reference.check(z, f"pf{level}_x")
     condition, log_det = reference.outputs[f"pf{level}_cond"], 0.0
     for step in range(STEPS[level]):
-        coupling = ConditionalCoupling([z.shape[1:]], [condition.shape[1:]], hidden_dim=None, affine_clamp=1.9)
+        published = {"hidden_dim": None, "second_kernel_size": 3, "affine_clamp": 1.9}
+        coupling = ConditionalCoupling([z.shape[1:]], [condition.shape[1:]], **published)
         reference.load_coupling(coupling, level, step)
         (z,), step_log_det = coupling([z], [condition])
         log_det = log_det + step_log_det
@@ -122,6 +123,7 @@ def test_whole_flow_adds_the_missing_log_determinant(reference):
         [*(condition.shape[1:] for condition in conditions), (16,)],
         flow_steps=STEPS,
         hidden_dim=None,
+        second_kernel_size=3,
         affine_clamp=1.9,
         use_concept_gaussian=True,
         use_fusion=True,
@@ -142,7 +144,14 @@ def test_whole_flow_adds_the_missing_log_determinant(reference):
 @pytest.mark.parametrize(("score_map", "name", "levels"), [("multiplicative", "mul", 1), ("additive", "add", 3)])
 def test_maps(reference, score_map, name, levels):
     latents = [reference.outputs[f"z{level}"] for level in LEVELS]
-    generator = AnomalyMapGenerator(num_levels=3, num_concepts=1, score_map=score_map, top_k_ratio=0.03)
+    generator = AnomalyMapGenerator(
+        num_levels=3,
+        num_concepts=1,
+        score_map=score_map,
+        top_k_ratio=0.03,
+        map_levels=[0, 1, 2],
+        score_levels=[0, 1, 2],
+    )
     scores = generator(latents, [], torch.zeros(len(latents[0]), dtype=torch.long), (96, 96))
     # Ours divides the additive map by the number of levels, to stay in [0, 1].
     reference.check(levels * scores.anomaly_map[:, 0], f"anomaly_score_map_{name}")

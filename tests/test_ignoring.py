@@ -12,10 +12,13 @@ from PIL import Image
 from torchvision.tv_tensors import Mask
 
 from anomalib_vqflow import CategoryEvaluator, IgnoreRegions, SeparatingPostProcessor, VQFlow
+from anomalib_vqflow.anomaly_map import Scores, to_unit
 from anomalib_vqflow.prediction.__main__ import main
 
 from .data.folders import make_category
 from .tiny import tiny_data, tiny_engine, tiny_model
+
+LOW, HIGH = -1.0, 20.0  # of raw maps
 
 
 def write_mask(path, left=16, size=(32, 32)):
@@ -27,22 +30,33 @@ def write_mask(path, left=16, size=(32, 32)):
     return path
 
 
-def started(place):
-    callback = IgnoreRegions(place)
-    callback.setup(None, tiny_model(), "test")
+def started(place, defects=()):
+    """A callback after the model has scored a batch."""
+    callback, model = IgnoreRegions(place), tiny_model()
+    callback.setup(None, model, "test")
+    generator = model.model.anomaly_map_generator
+    raw = raw_maps(defects)
+    generator.forward = lambda: Scores(to_unit(raw), torch.full((2,), 0.9), raw, raw)
+    generator()
     return callback
+
+
+def raw_maps(defects):
+    maps = torch.full((2, 1, 32, 32), LOW)
+    for index, column in defects:
+        maps[index, :, :8, column : column + 4] = HIGH
+    return maps
 
 
 def batch(paths=None, defects=((0, 8), (0, 24))):
     """Two images with a defect in the left, and with one in the left and one in the right."""
-    maps, truth = torch.full((2, 1, 32, 32), 0.2), torch.zeros(2, 32, 32)
+    truth = torch.zeros(2, 32, 32)
     for index, column in defects:
-        maps[index, :, :8, column : column + 4] = 0.9
         truth[index, :8, column : column + 4] = 1
     return ImageBatch(
         image=torch.zeros(2, 3, 32, 32),
         pred_score=torch.full((2,), 0.9),
-        anomaly_map=maps,
+        anomaly_map=to_unit(raw_maps(defects)),
         gt_mask=Mask(truth.bool()),
         gt_label=truth.flatten(1).any(dim=1),
         image_path=paths,
@@ -59,11 +73,10 @@ def test_tiles_are_refused(tmp_path):
 @pytest.mark.parametrize("hook", ["on_validation_batch_end", "on_test_batch_end", "on_predict_batch_end"])
 def test_an_ignored_defect_is_none(tmp_path, hook):
     """Neither in score and map, nor in the ground truth; defects elsewhere stay."""
-    callback = started(write_mask(tmp_path / "mask.png"))
-    given = batch(defects=[(0, 8), (1, 8), (1, 24)])
+    defects = [(0, 8), (1, 8), (1, 24)]
+    callback, given = started(write_mask(tmp_path / "mask.png"), defects), batch(defects=defects)
     getattr(callback, hook)(None, None, given)
-    assert given.pred_score[0] == pytest.approx(0.2)
-    assert given.pred_score[1] == pytest.approx(0.9)
+    torch.testing.assert_close(given.pred_score, to_unit(torch.tensor([LOW, HIGH])))
     assert (given.anomaly_map[..., :16] == 0).all()
     assert given.gt_label.tolist() == [False, True]
     assert given.gt_mask[1].sum() == 32
@@ -72,8 +85,7 @@ def test_an_ignored_defect_is_none(tmp_path, hook):
 
 def test_truth_without_masks_is_kept(tmp_path):
     """Nobody knows where the defect is."""
-    callback = started(write_mask(tmp_path / "mask.png"))
-    given = batch(defects=[(0, 8)])
+    callback, given = started(write_mask(tmp_path / "mask.png"), [(0, 8)]), batch(defects=[(0, 8)])
     given.gt_label[1] = True
     callback.on_test_batch_end(None, None, given)
     assert given.gt_label.tolist() == [False, True]

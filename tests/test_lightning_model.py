@@ -89,7 +89,7 @@ def test_the_loss_and_its_parts_are_logged(tmp_path):
     logged = recorder.logged[-1]
     assert {f"pattern_perplexity/{level}" for level in range(4)} <= logged.keys()
     assert {f"pattern_usage/{level}" for level in range(4)} <= logged.keys()
-    num_dims = 32 * 8 * 8 + 64 * 4 * 4 + 96 * 2 * 2
+    num_dims = 64 * 8 * 8 + 96 * 4 * 4 + 128 * 2 * 2
     share = logged["train_commitment"] / num_dims
     assert logged["train_loss_step"] == pytest.approx(logged["train_nll"] + share, rel=1e-4)
     assert 1 <= logged["concept_perplexity"] <= 4
@@ -191,7 +191,7 @@ def test_a_given_pre_processor_decides_the_size():
     model = tiny_model(pre_processor=VQFlow.configure_pre_processor((96, 128)))
 
     assert model.input_size == (96, 128)
-    assert model.model.features.detail_shapes[0] == (32, 12, 16)
+    assert model.model.features.detail_shapes[0] == (64, 12, 16)
 
 
 def test_plain_lightning_trains_the_model(root, tmp_path):

@@ -8,8 +8,8 @@ from torchvision.tv_tensors import Mask
 
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.conformal import concept_thresholds, conformal_limit
+from anomalib_vqflow.outputs import Prediction
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
-from anomalib_vqflow.torch_model import Prediction
 
 from .tiny import tiny_data, tiny_engine, tiny_model
 

@@ -60,12 +60,12 @@ def test_training_and_evaluation_give_their_own_outputs():
     prediction = model(images(3))
     output = model.train()(images(3))
 
-    assert set(InferenceBatch._fields) | {"concept", "raw_map"} == set(prediction._fields)
+    assert set(InferenceBatch._fields) | {"concept", "raw_map", "raw_score_map"} == set(prediction._fields)
     assert prediction.concept.shape == (3,)
     assert prediction.pred_score.shape == (3,)
     assert prediction.anomaly_map.shape == (3, 1, 64, 64)
     assert ((prediction.anomaly_map >= 0) & (prediction.anomaly_map <= 1)).all()
-    assert [tuple(z.shape) for z in output.latents] == [(3, 32, 8, 8), (3, 64, 4, 4), (3, 96, 2, 2)]
+    assert [tuple(z.shape) for z in output.latents] == [(3, 64, 8, 8), (3, 96, 4, 4), (3, 128, 2, 2)]
     assert [log_det.shape for log_det in output.log_dets] == [z[:, 0].shape for z in output.latents]
     assert output.commitment.shape == ()
     assert output.concept_indices.shape == (3,)
@@ -209,8 +209,14 @@ def test_images_may_have_another_size_than_the_nominal_one():
     ],
 )
 def test_any_number_of_detail_levels(backbone, layers, channels):
-    """One detail level or four: the last chosen layer is semantic, the others are detail levels."""
-    model = build(backbone=backbone, layers=layers, flow_steps=[1] * len(channels))
+    """One detail level or four: the last chosen layer is semantic, the others are detail levels, as published."""
+    model = build(
+        backbone=backbone,
+        layers=layers,
+        flow_steps=[1] * len(channels),
+        semantic_level=False,
+        detail_pooling="stride_2",
+    )
 
     assert [z.shape[1] for z in model.train()(images(2)).latents] == channels
     assert len(model.pattern_codebooks) == len(channels) + 1
@@ -318,7 +324,7 @@ def test_a_single_category_needs_one_concept():
     assert model.concept.codebook.perplexity == 1
 
 
-@pytest.mark.parametrize(("hidden_dim", "widths"), [(12, [12, 12, 12]), (None, [56, 72, 88])])
+@pytest.mark.parametrize(("hidden_dim", "widths"), [(12, [12, 12, 12]), (None, [72, 88, 104])])
 def test_the_width_of_the_subnets_can_be_chosen(hidden_dim, widths):
     """Subnets are as wide as asked for, or as their input: half the channels and the condition."""
     model = build(hidden_dim=hidden_dim)
@@ -330,8 +336,8 @@ def test_the_number_of_couplings_can_be_chosen_per_level():
     """Every detail level has as many couplings as ``flow_steps`` says; any other number of levels is refused."""
     levels = build(flow_steps=(1, 3, 2), use_concept_gaussian=False).flow.levels
     assert [len(level) for level in levels] == [1, 3, 2]
-    with pytest.raises(ValueError, match="each of the 3 detail levels"):
-        build(flow_steps=(1, 3))
+    with pytest.raises(ValueError, match="flow_steps needs one positive number for each of the 3 levels"):
+        build(flow_steps=(1, 3), layers=[1, 2, 3])
 
 
 def test_the_clamp_bounds_the_scale():
@@ -366,7 +372,7 @@ def test_the_score_map_is_absolute_or_relative(score_map, relative):
 
 def test_the_image_score_averages_the_share_of_pixels_asked_for():
     """With a ratio of 1 the score is the mean of the map, with a tiny one its maximum."""
-    relative = {"score_map": "additive"}  # the absolute score is averaged before it is mapped to [0, 1)
+    relative = {"score_map": "additive", "score_levels": [0, 1]}  # an absolute one is averaged before it is in [0, 1)
     whole, top = build(top_k_ratio=1.0, **relative)(images()), build(top_k_ratio=1e-6, **relative)(images())
 
     assert_close(whole.pred_score, whole.anomaly_map.mean(dim=(1, 2, 3)))

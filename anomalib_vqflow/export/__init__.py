@@ -15,6 +15,7 @@ What happens, in this order:
 """
 
 from .mixin import AntialiasExportMixin
+from .normalizing import pre_processor_of, warn_of_normalization
 from .pre_processor import AntialiasPreProcessor
 
-__all__ = ["AntialiasExportMixin", "AntialiasPreProcessor"]
+__all__ = ["AntialiasExportMixin", "AntialiasPreProcessor", "pre_processor_of", "warn_of_normalization"]

@@ -21,9 +21,9 @@ from torchmetrics import Metric
 
 from anomalib_vqflow.condition import frozen_tables
 from anomalib_vqflow.data.resize import resize_images
+from anomalib_vqflow.outputs import Prediction, TracedPrediction
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
 from anomalib_vqflow.quantization import Codebook
-from anomalib_vqflow.torch_model import Prediction, TracedPrediction
 
 from .arguments import (
     ONNX_OPSET,
@@ -53,9 +53,10 @@ if TYPE_CHECKING:
 class AntialiasExportMixin(ExportMixin, LightningModule):
     """Export of a model with the resizing of its training, and INT8 where it does no harm.
 
-    Exported models tell the concept of each image, and its score and map before the post-processor (``raw_score``,
-    ``raw_map``). anomalib's ``OpenVINOInferencer`` fails at outputs that it does not know, so these are tensors inside,
-    unless ``output_names`` of ``torch.onnx.export`` ask for them. In OpenVINO, ``model.add_outputs`` reveals them.
+    Exported models tell the concept of each image, its score and map before the post-processor (``raw_score``,
+    ``raw_map``), and what the score is made of (``raw_score_map``). anomalib's ``OpenVINOInferencer`` fails at outputs
+    that it does not know, so these are tensors inside, unless ``output_names`` of ``torch.onnx.export`` ask for them.
+    In OpenVINO, ``model.add_outputs`` reveals them.
     """
 
     input_size: tuple[int, int] | None

@@ -8,8 +8,8 @@ from anomalib.post_processing import PostProcessor
 from torch import Tensor, nn
 
 from anomalib_vqflow.conformal import MARGIN, conformal_limit
+from anomalib_vqflow.outputs import Prediction
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
-from anomalib_vqflow.torch_model import Prediction
 
 HIGHEST_THRESHOLD = 1 - MARGIN
 """Maps end at 1: above a higher threshold there would be nothing."""

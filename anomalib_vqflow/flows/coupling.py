@@ -38,15 +38,18 @@ class ConditionalCoupling(InvertibleModule):
         dims_in: One input shape ``[(C, h, w)]`` with C >= 2, without the batch.
         dims_c: One condition shape ``[(K, h, w)]``.
         hidden_dim: Width of the subnet; None for the width of its input, as published.
+        second_kernel_size: Size of the subnet's second kernel; 3 as published.
         affine_clamp: Bound α of the log-scale.
 
     Raises:
         ValueError: If there is not exactly one input and one condition, fewer than two channels, or the bound or
-            ``hidden_dim`` is not positive.
+            ``hidden_dim`` is not positive, or the kernel's size is not odd.
 
     Example:
         >>> import torch
-        >>> coupling = ConditionalCoupling([(8, 4, 4)], [(6, 4, 4)], hidden_dim=None, affine_clamp=1.9)
+        >>> coupling = ConditionalCoupling(
+        ...     [(8, 4, 4)], [(6, 4, 4)], hidden_dim=None, second_kernel_size=3, affine_clamp=1.9
+        ... )
         >>> (z,), log_det = coupling([torch.randn(2, 8, 4, 4)], [torch.randn(2, 6, 4, 4)])
         >>> z.shape, log_det.shape
         (torch.Size([2, 8, 4, 4]), torch.Size([2, 4, 4]))
@@ -60,6 +63,7 @@ class ConditionalCoupling(InvertibleModule):
         dims_c: Sequence[tuple[int, ...]],
         *,
         hidden_dim: int | None,
+        second_kernel_size: int,
         affine_clamp: float,
     ) -> None:
         super().__init__(dims_in, dims_c)
@@ -73,11 +77,17 @@ class ConditionalCoupling(InvertibleModule):
                 f"width), got {affine_clamp} and {hidden_dim}."
             )
             raise ValueError(msg)
+        if second_kernel_size < 1 or second_kernel_size % 2 == 0:
+            msg = f"Expected an odd second_kernel_size, got {second_kernel_size}."
+            raise ValueError(msg)
         self.affine_clamp = affine_clamp
         self.split = (channels - channels // 2, channels // 2)
         subnet_dim = self.split[0] + condition_dim
         self.subnet = ConvSubnet(
-            subnet_dim, 2 * self.split[1], hidden_dim=subnet_dim if hidden_dim is None else hidden_dim
+            subnet_dim,
+            2 * self.split[1],
+            hidden_dim=subnet_dim if hidden_dim is None else hidden_dim,
+            second_kernel_size=second_kernel_size,
         )
         self.global_scale = nn.Parameter(torch.full((1, channels, 1, 1), INITIAL_GLOBAL_SCALE))
         self.global_offset = nn.Parameter(torch.zeros(1, channels, 1, 1))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from anomalib_vqflow.condition import Condition, ConditionedConv2d, dense_condition
 
 from .arctan import arctan
-from .subnets import ChannelNorm, conv3x3
+from .subnets import ChannelNorm, same_conv
 
 
 class ScaleShift(NamedTuple):
@@ -44,12 +44,12 @@ class FusionSubnet(nn.Module):
         hidden_dim = max(total // 4, 1)
         self.conv1 = ConditionedConv2d(total, hidden_dim)
         self.norm = ChannelNorm(hidden_dim)
-        self.conv2 = conv3x3(hidden_dim, sum(channels))
+        self.conv2 = same_conv(hidden_dim, sum(channels))
         self.scale_convs = nn.ModuleList(
-            conv3x3(c_in, c_out) for c_in, c_out in zip(channels, out_channels, strict=True)
+            same_conv(c_in, c_out) for c_in, c_out in zip(channels, out_channels, strict=True)
         )
         self.shift_convs = nn.ModuleList(
-            conv3x3(c_in, c_out) for c_in, c_out in zip(channels, out_channels, strict=True)
+            same_conv(c_in, c_out) for c_in, c_out in zip(channels, out_channels, strict=True)
         )
         for conv in (*self.scale_convs, *self.shift_convs):
             nn.init.zeros_(conv.weight)

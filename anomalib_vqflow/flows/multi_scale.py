@@ -32,6 +32,7 @@ class MultiScaleFlow(InvertibleModule):
             ``(D,)`` of the prototype, in this order.
         flow_steps: Number of couplings per level.
         hidden_dim: Width of the coupling subnets; None for the width of their input, as published.
+        second_kernel_size: Size of the second kernel of the coupling subnets; 3 as published.
         affine_clamp: Bound α of the log-scales.
         use_concept_gaussian: Whether the base distribution depends on the concept.
         use_fusion: Whether the scales are coupled.
@@ -48,6 +49,7 @@ class MultiScaleFlow(InvertibleModule):
         ...     [(5, 4, 4), (5, 2, 2), (5, 1, 1), (3,)],
         ...     flow_steps=(1, 2),
         ...     hidden_dim=None,
+        ...     second_kernel_size=3,
         ...     affine_clamp=1.9,
         ...     use_concept_gaussian=True,
         ...     use_fusion=True,
@@ -68,6 +70,7 @@ class MultiScaleFlow(InvertibleModule):
         *,
         flow_steps: Sequence[int],
         hidden_dim: int | None,
+        second_kernel_size: int,
         affine_clamp: float,
         use_concept_gaussian: bool,
         use_fusion: bool,
@@ -77,8 +80,8 @@ class MultiScaleFlow(InvertibleModule):
         super().__init__(dims_in, dims_c)
         if len(flow_steps) != len(dims_in) or min(flow_steps, default=0) < 1:
             msg = (
-                f"flow_steps needs one positive number for each of the {len(dims_in)} detail levels "
-                f"(all layers but the last), got {list(flow_steps)}."
+                f"flow_steps needs one positive number for each of the {len(dims_in)} levels, which are "
+                f"the layers, but for the last one if semantic_level is off; got {list(flow_steps)}."
             )
             raise ValueError(msg)
         *level_dims_c, semantic_dims, prototype_dims = dims_c
@@ -89,7 +92,12 @@ class MultiScaleFlow(InvertibleModule):
                 flow.append(Noise, std=whitening_noise)
             for _ in range(steps):
                 flow.append(
-                    ConditionalCoupling, cond=0, cond_shape=dims, hidden_dim=hidden_dim, affine_clamp=affine_clamp
+                    ConditionalCoupling,
+                    cond=0,
+                    cond_shape=dims,
+                    hidden_dim=hidden_dim,
+                    second_kernel_size=second_kernel_size,
+                    affine_clamp=affine_clamp,
                 )
         for flow in flows if use_concept_gaussian else ():
             flow.append(ConceptGaussian, cond=1, cond_shape=prototype_dims)

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from anomalib_vqflow.condition import Condition, ConditionedConv2d
 
 
-def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """Make a 3×3 convolution whose kernel lies in memory as its maps do, channels last, so that no call reorders it."""
-    conv: nn.Conv2d = nn.Conv2d(in_channels, out_channels, 3, padding=1).to(memory_format=torch.channels_last)
+def same_conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Conv2d:
+    """Make a convolution that keeps the grid. Its kernel lies in memory as its maps do, so that no call reorders it."""
+    conv: nn.Conv2d = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    conv.to(memory_format=torch.channels_last)
     return conv
 
 
@@ -41,7 +42,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class ConvSubnet(nn.Module):
-    """Predict the raw scale and shift of a conditional coupling: 3×3 conv, LayerNorm, ReLU, 3×3 conv.
+    """Predict the raw scale and shift of a conditional coupling: 3×3 conv, LayerNorm, ReLU, conv.
 
     The last convolution starts at zero, so that a new flow is the identity up to its permutations (Glow, Kingma and
     Dhariwal, 2018); the paper's release starts it at random.
@@ -52,19 +53,21 @@ class ConvSubnet(nn.Module):
         in_channels: Channels of the untouched half and of the condition together.
         out_channels: Channels of scale and shift together.
         hidden_dim: Width between the convolutions.
+        second_kernel_size: Height and width of the second convolution's kernel; 3 as published. With 1, a cell of the
+            latents depends on half as wide a neighborhood, so that anomalies stay where they are.
 
     Example:
         >>> import torch
-        >>> subnet = ConvSubnet(14 + 6, 8, hidden_dim=12)
+        >>> subnet = ConvSubnet(14 + 6, 8, hidden_dim=12, second_kernel_size=1)
         >>> subnet(torch.randn(2, 14, 4, 4), torch.randn(2, 6, 4, 4)).shape
         torch.Size([2, 8, 4, 4])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, hidden_dim: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, hidden_dim: int, second_kernel_size: int) -> None:
         super().__init__()
         self.conv1 = ConditionedConv2d(in_channels, hidden_dim)
         self.norm = ChannelNorm(hidden_dim)
-        self.conv2 = conv3x3(hidden_dim, out_channels)
+        self.conv2 = same_conv(hidden_dim, out_channels, second_kernel_size)
         for parameter in self.conv2.parameters():
             nn.init.zeros_(parameter)
 

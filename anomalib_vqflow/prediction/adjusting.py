@@ -43,7 +43,7 @@ class Adjustment(NamedTuple):
         ignored = self.regions.mask_of(source.path, size, (raw.anomaly_map.shape[0], raw.anomaly_map.shape[1]))
         if ignored is None:
             return self.scales.judge(prediction)
-        raw = raw._replace(score=self.regions.score(raw.anomaly_map, ignored))
+        raw = raw._replace(score=self.regions.score(raw.score_map, ignored))
         found = self.scales.judge(prediction._replace(raw=raw))
         return found._replace(
             anomaly_map=np.where(ignored, np.float32(0), found.anomaly_map),

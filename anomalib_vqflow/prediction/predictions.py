@@ -31,11 +31,13 @@ class Raw(NamedTuple):
 
     Attributes:
         score: Higher is more anomalous.
-        anomaly_map: What the score is the mean of, of shape ``(h, w)``, on any scale.
+        anomaly_map: The map, of shape ``(h, w)``, on any scale.
+        score_map: What the score is the mean of, of shape ``(h, w)``, on any scale; it may be the map.
     """
 
     score: float
     anomaly_map: np.ndarray
+    score_map: np.ndarray
 
 
 class Prediction(NamedTuple):

@@ -97,6 +97,6 @@ class TrainedModel:
             anomaly_map=found.anomaly_map[0, 0].cpu().numpy(),
             mask=None if found.pred_mask is None else found.pred_mask[0, 0].bool().cpu().numpy(),
             concept=int(found.concept.item()),
-            raw=Raw(raw.pred_score.item(), raw.raw_map[0, 0].cpu().numpy()),
+            raw=Raw(raw.pred_score.item(), *(m[0, 0].cpu().numpy() for m in (raw.raw_map, raw.raw_score_map))),
         )
         return lambda: prediction

@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 import torch
+from torchvision.transforms.v2 import Resize
 
 from anomalib_vqflow import SyntheticProducts
-from anomalib_vqflow.features import FeaturePyramid
 from tests.scripts import load_script
 
 backbone = load_script("benchmarks/backbone.py")
@@ -35,10 +35,10 @@ def test_trained_and_random_weights_are_judged(tmp_path, capsys):
 @pytest.mark.usefixtures("few_images")
 def test_cells_hold_all_levels_on_the_grid_of_the_second(tmp_path):
     """The channels are those of all detail maps."""
-    pyramid = FeaturePyramid(backbone="test_convnext2", layers=None, pre_trained=False, input_size=(64, 64))
+    pyramid = backbone.published_pyramid("test_convnext2", pre_trained=False, size=64)
     data = backbone.SyntheticProducts(tmp_path, image_size=64)
     data.setup()
-    found = backbone.cells(pyramid, data.train_data, "cap")
+    found = backbone.cells(pyramid, Resize((64, 64)), data.train_data, "cap")
     _, height, width = pyramid.detail_shapes[1]
     assert found.shape == (4, height, width, sum(shape[0] for shape in pyramid.detail_shapes))
     assert torch.isfinite(found).all()

@@ -65,7 +65,7 @@ def test_models_of_equal_features_share_maps():
     [
         {"prepare": change_weight},
         {"backbone": "test_convnext"},
-        {"layers": [0, 2, 3], "flow_steps": (1, 1)},
+        {"layers": [0, 2, 3]},
         {"input_size": (64, 96)},
         {"tile_size": 64},
         {"pre_processor": PreProcessor(Compose([Resize((64, 64)), Normalize([0.5] * 3, [0.2] * 3)]))},

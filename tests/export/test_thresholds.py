@@ -20,7 +20,8 @@ def test_each_concept_has_its_threshold(model, tmp_path, suffix):
     assert len(used) > 1
     generator = torch.Generator().manual_seed(0)
     concepts = used.repeat(200)
-    scores = torch.rand(len(concepts), 2, generator=generator) * (concepts + 1)[:, None] + post.image_min
+    lowest = torch.stack((post.image_min, post.pixel_min))
+    scores = torch.rand(len(concepts), 2, generator=generator) * (concepts + 1)[:, None] + lowest
     post.normal_scores = torch.cat((scores, concepts[:, None]), dim=1)
     post.set_false_alarm_rate(0.1)
     assert len(post.image_offsets[used].unique()) == len(used)

@@ -11,7 +11,7 @@ from tests.gradients import parameters_without_gradient
 from .bijection import assert_bijection, image_log_det, randomize_
 
 CONDITION_DIM = 3
-PUBLISHED = {"hidden_dim": None, "affine_clamp": 1.9}
+PUBLISHED = {"hidden_dim": None, "second_kernel_size": 3, "affine_clamp": 1.9}
 SIZES = [(2, 3), (1, 1), (1, 5), (4, 1)]
 
 

@@ -24,6 +24,7 @@ DIMS = {
 }
 OPTIONS = {
     "hidden_dim": None,
+    "second_kernel_size": 1,
     "affine_clamp": 1.9,
     "use_concept_gaussian": True,
     "use_fusion": True,
@@ -238,5 +239,5 @@ def test_noise_must_not_be_negative():
 @pytest.mark.parametrize("flow_steps", [(1,), (1, 2, 3), (1, 0), (-1, 2), ()])
 def test_flow_steps_must_fit_the_levels(flow_steps):
     """The message says how many numbers are wanted and what came."""
-    with pytest.raises(ValueError, match="one positive number for each of the 2 detail levels"):
+    with pytest.raises(ValueError, match="one positive number for each of the 2 levels"):
         make_flow([(4, 4, 4), (6, 2, 2)], flow_steps=flow_steps)

@@ -33,23 +33,27 @@ def test_channel_norm_weighs_channels():
 
 def test_new_subnet_predicts_zero():
     """A new coupling is the identity up to its permutation."""
-    assert not ConvSubnet(6, 4, hidden_dim=5)(torch.randn(2, 4, 3, 3), torch.randn(2, 2, 3, 3)).any()
+    subnet = ConvSubnet(6, 4, hidden_dim=5, second_kernel_size=1)
+    assert not subnet(torch.randn(2, 4, 3, 3), torch.randn(2, 2, 3, 3)).any()
 
 
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("size", [(3, 4), (1, 1), (1, 5)])
-def test_subnet_keeps_the_grid(size):
+def test_subnet_keeps_the_grid(size, kernel_size):
     """Padding keeps the size of the map."""
-    subnet = ConvSubnet(6, 4, hidden_dim=5)
+    subnet = ConvSubnet(6, 4, hidden_dim=5, second_kernel_size=kernel_size)
     assert subnet(torch.randn(2, 4, *size), torch.randn(2, 2, *size)).shape == (2, 4, *size)
 
 
-def test_subnet_sees_two_cells_far():
-    """Two 3 × 3 convolutions: a change reaches a 5 × 5 neighborhood, no further."""
+@pytest.mark.parametrize(("kernel_size", "reach"), [(1, 1), (3, 2), (5, 3)])
+def test_subnet_sees_as_far_as_its_kernels(kernel_size, reach):
+    """With two 3 × 3 convolutions, a change reaches a 5 × 5 neighborhood, no further."""
     torch.manual_seed(0)
-    subnet, x, condition = ConvSubnet(6, 4, hidden_dim=32), torch.randn(1, 4, 9, 9), torch.randn(1, 2, 9, 9)
+    subnet = ConvSubnet(6, 4, hidden_dim=32, second_kernel_size=kernel_size)
+    x, condition = torch.randn(1, 4, 9, 9), torch.randn(1, 2, 9, 9)
     randomize_(subnet)
     other = x.clone()
     other[:, :, 4, 4] += 5
     rows, columns = (subnet(x, condition) != subnet(other, condition)).any(dim=1)[0].nonzero().T
 
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 6, 2, 6)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4 - reach, 4 + reach) * 2

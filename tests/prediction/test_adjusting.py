@@ -19,9 +19,8 @@ SCALES = scales_of(toy_metadata([0.1, 0.2]))
 
 
 def prediction(raw_map):
-    return Prediction(
-        0.9, label=True, threshold=0.5, anomaly_map=raw_map, mask=raw_map > 0.5, concept=0, raw=Raw(0.9, raw_map)
-    )
+    raw = Raw(0.9, raw_map, raw_map)
+    return Prediction(0.9, label=True, threshold=0.5, anomaly_map=raw_map, mask=raw_map > 0.5, concept=0, raw=raw)
 
 
 @pytest.fixture

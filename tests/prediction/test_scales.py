@@ -10,10 +10,10 @@ import torch
 
 from anomalib_vqflow.export.metadata import describe_normal_scores, describe_thresholds
 from anomalib_vqflow.ignored import ScoreRule
+from anomalib_vqflow.outputs import Prediction as TorchPrediction
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
 from anomalib_vqflow.prediction.predictions import ModelError, Prediction, Raw
 from anomalib_vqflow.prediction.scales import held_out_of, products_of, scales_of, scales_of_rates
-from anomalib_vqflow.torch_model import Prediction as TorchPrediction
 
 CONCEPTS = 3
 
@@ -44,7 +44,8 @@ def check_equal(scales, post, seed=0):
         score, raw_map = rng.uniform(0, 4), rng.uniform(0, 4, (5, 6)).astype(np.float32)
         raw_map = torch.from_numpy(raw_map)[None, None]
         expected = post(TorchPrediction(torch.tensor([score]).float(), None, raw_map, None, torch.tensor([concept])))
-        given = Prediction(0, None, None, raw_map.numpy()[0, 0], None, concept, Raw(score, raw_map.numpy()[0, 0]))
+        raw = raw_map.numpy()[0, 0]
+        given = Prediction(0, None, None, raw, None, concept, Raw(score, raw, raw))
         found = scales.judge(given)
         assert found.score == pytest.approx(expected.pred_score.item(), abs=1e-6)
         assert found.label == (None if expected.pred_label is None else bool(expected.pred_label))

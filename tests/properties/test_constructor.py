@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.anomaly_map import ScoreMap
+from anomalib_vqflow.features import DetailPooling
 from tests.tiny import tiny_model
 
 from .oracle import Difference, judge
@@ -15,7 +16,8 @@ from .values import ANYTHING
 
 VALID = {
     "backbone": st.sampled_from(("test_convnext2", "vqflow_tiny")),
-    "layers": st.sampled_from((None, [0, 1, 2, 3], (-4, -3, -2, -1), ["stages.0", 1, 2, 3])),
+    "layers": st.sampled_from((None, [1, 2, 3], (-4, -3, -1), ["stages.0", [1], 2])),
+    "detail_pooling": st.sampled_from(get_args(DetailPooling)),
     "pre_trained": st.just(value=False),
     "input_size": st.one_of(st.integers(32, 80), st.tuples(st.integers(32, 80), st.integers(32, 80))),
     "tile_size": st.one_of(st.none(), st.just(32)),
@@ -27,6 +29,7 @@ VALID = {
     "quantization": st.sampled_from(("residual", "independent")),
     "flow_steps": st.lists(st.integers(1, 2), min_size=3, max_size=3),
     "hidden_dim": st.one_of(st.none(), st.integers(1, 20)),
+    "second_kernel_size": st.sampled_from((1, 3, 5)),
     "affine_clamp": st.floats(0.1, 4),
     "whitening_noise": st.floats(0, 1),
     "commitment_weight": st.floats(0, 2),
@@ -35,6 +38,8 @@ VALID = {
     "lr_schedule": st.sampled_from(("constant", "cosine")),
     "score_map": st.sampled_from(get_args(ScoreMap)),
     "top_k_ratio": st.floats(0.01, 1),
+    "map_levels": st.sampled_from((None, [1], (0, 1, 2))),
+    "score_levels": st.sampled_from((None, [2], (0, 2))),
     **{name: st.booleans() for name in inspect.signature(VQFlow).parameters if name.startswith("use_")},
     **{name: st.booleans() for name in ("pre_processor", "post_processor", "evaluator", "visualizer")},
 }
