@@ -147,7 +147,7 @@ def _format(tree: Path, paths: Collection[Path]) -> None:
     files = list(map(str, paths))
     subprocess.run([*ruff, "check", *with_settings, *rules, "--fix-only", "--quiet", *files], cwd=tree, check=False)
     subprocess.run([*ruff, "format", *with_settings, "--quiet", *files], cwd=tree, check=False)
-    command = [*ruff, "check", "--isolated", "--select", "F821,F811,F401", "--output-format", "concise", "--quiet"]
+    command = [*ruff, "check", "--isolated", "--select", "F401,F811,F821,F822", "--output-format", "concise", "--quiet"]
     done = subprocess.run([*command, *files], cwd=tree, check=False, capture_output=True, text=True)
     if done.returncode:
         msg = f"The generated files are not in order; adapt upstream/seams.py:\n{done.stdout}{done.stderr}"

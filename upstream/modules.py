@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from .seams import FACES, LEFT_OUT, PACKAGE, REPOSITORY, STAND_INS, STANDS_IN
+from .seams import FACES, LEFT_OUT, PACKAGE, REPOSITORY, STANDS_IN
 
 TOPS = (PACKAGE, "tests")
 
@@ -19,11 +19,16 @@ class Imported(NamedTuple):
     name: str | None  # None if it is the module itself
     alias: str  # under which name it is used
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether anomalib does without it."""
+        return self.module in LEFT_OUT or f"{self.module}.{self.name}" in LEFT_OUT
+
 
 def path_of(module: str) -> Path | None:
     """Find the file of one of our modules, or what stands in for it; None if there is no such module."""
     if module in STANDS_IN:
-        return STAND_INS / f"{module.rpartition('.')[2]}.py"
+        return STANDS_IN[module]
     path = REPOSITORY.joinpath(*module.split("."))
     candidates = (path.with_suffix(".py"), path / "__init__.py")
     return next((candidate for candidate in candidates if candidate.is_file()), None)

@@ -67,7 +67,7 @@ def rewrite(module: str, tree: Path, body: Sequence[ast.stmt] | None = None) -> 
 
 def rewrite_text(source: str) -> str:
     """Rewrite what is not an import statement: names that become others, examples, references."""
-    for old, (_, new) in seams.RENAMED.items():
+    for old, new in seams.RENAMED.items():
         source = re.sub(rf"\b{old}\b", new, source)
     for pattern, new in seams.PATCHES.items():
         source = re.sub(pattern, new, source)
@@ -92,7 +92,7 @@ def _grouped(node: ast.AST, importer: str, tree: Path) -> dict[str, list[str]]:
     groups: defaultdict[str, list[str]] = defaultdict(list)
     ours = imported(node, importer)
     for found in ours:
-        if found.module not in seams.LEFT_OUT:
+        if not found.is_left_out:
             where, name = _place_of_import(found, importer)
             groups[where].append(name)
     if not ours and isinstance(node, ast.ImportFrom):
@@ -109,8 +109,7 @@ def _place_of_import(found: Imported, importer: str) -> tuple[str, str]:
     if found.name is None:
         where, _, name = place_of(found.module).rpartition(".")
     else:
-        where, name = seams.RENAMED.get(found.name, ("", found.name))
-        where = where or place_of(found.module)
+        where, name = place_of(found.module), seams.RENAMED.get(found.name, found.name)
     public = seams.PUBLIC.get(name, "")
     if public and not here.startswith(f"{public}."):
         where = public
@@ -136,7 +135,7 @@ def _defining(module: str, name: str, importer: str, tree: Path) -> str:
 
 def _dropped_names(module: str) -> set[str]:
     found = [name for node in ast.walk(parse(module)) for name in imported(node, module)]
-    return {name.alias for name in found if name.module in seams.LEFT_OUT}
+    return {name.alias for name in found if name.is_left_out}
 
 
 def _line_starts(source: str) -> list[int]:

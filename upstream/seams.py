@@ -12,10 +12,13 @@ PLACES = {
     "anomalib_vqflow": "anomalib.models.image.vqflow",
     "anomalib_vqflow.data": "anomalib.data.datamodules.image.multi_category",
     "anomalib_vqflow.evaluation": "anomalib.metrics.category",
+    "anomalib_vqflow.export.mixin": "anomalib.models.image.vqflow.export",
+    "anomalib_vqflow.export.normalizing": "anomalib.models.image.vqflow.normalizing",
     "anomalib_vqflow.naming": "anomalib.utils.naming",
     "tests": "tests.unit.models.image.vqflow",
     "tests.data": "tests.unit.data.datamodule.image.multi_category",
     "tests.evaluation": "tests.unit.metrics.category",
+    "tests.export.test_normalizing": "tests.unit.models.image.vqflow.test_normalizing",
     "tests.test_naming": "tests.unit.utils.test_naming",
 }
 """Where our modules go, by the longest prefix of their names."""
@@ -27,8 +30,8 @@ PUBLIC = {
 }
 """Where users, and modules outside these packages, import a name from."""
 
-FACES = {"anomalib_vqflow", "anomalib_vqflow.data", "anomalib_vqflow.evaluation"}
-"""Packages whose ``__init__`` is written for anomalib: theirs name other things."""
+FACES = {"anomalib_vqflow", "anomalib_vqflow.data", "anomalib_vqflow.evaluation", "anomalib_vqflow.export"}
+"""Packages whose ``__init__`` is written for anomalib, or left out: theirs name other things."""
 
 ROOTS = {
     "data": ("anomalib_vqflow.data.multi_category", "anomalib_vqflow.evaluation.category_evaluator"),
@@ -36,21 +39,36 @@ ROOTS = {
 }
 """What each contribution is made for; the rest follows from imports."""
 
-STANDS_IN = {f"{PACKAGE}.{path.stem}" for path in STAND_INS.glob("*.py")}
-"""Modules that a smaller one in ``stand_ins`` stands in for."""
+STANDS_IN = {
+    ".".join([PACKAGE, *path.relative_to(STAND_INS).with_suffix("").parts]): path for path in STAND_INS.rglob("*.py")
+}
+"""Modules that a smaller one in ``stand_ins`` stands in for, and where that is."""
 
-LEFT_OUT = {"anomalib_vqflow.backbones", "anomalib_vqflow.image_files"}
-"""Modules that anomalib does without: the backbone that ships with our package, reading of image files for prediction.
-Their names may only be base classes, which are dropped, or stand where a patch below drops them."""
+LEFT_OUT = {
+    "anomalib_vqflow.backbones.SHIPPED",
+    "anomalib_vqflow.backbones.tiny",
+    "anomalib_vqflow.backbones.weights_license",
+    "anomalib_vqflow.export.pre_processor",
+    "anomalib_vqflow.image_files",
+}
+"""Modules and names that anomalib does without: the backbone that ships with our package, antialiasing in exports,
+reading of image files for prediction. They may only be base classes, which are dropped, become others by ``RENAMED``,
+or stand where a patch below drops them."""
 
 RENAMED = {
-    "AntialiasExportMixin": ("", "FrozenTablesExportMixin"),
-    "AntialiasPreProcessor": ("anomalib.pre_processing", "PreProcessor"),
+    "AntialiasExportMixin": "FrozenTablesExportMixin",
+    "AntialiasPreProcessor": "PreProcessor",
 }
-"""Names that become others, in the module that imports them from its old place or, if given, from another one."""
+"""Names that become others; one of anomalib's is imported already where ours is used."""
 
 PATCHES = {
     # Without our own backbone.
+    r"Backbones that ship with the package; importing this registers them with timm\.": "What timm tells of backbones.",
+    r'(?s)SHIPPED = "vqflow_tiny"\n""".*?"""\n\n': "",
+    r'"SHIPPED", |, "vqflow_tiny", "weights_license"': "",
+    r"(?s)\n\ndef weights_license\(.*": "",
+    r"  # also registers our own backbone with timm": "",
+    r" \(the extra ``lite0``\)": "",
     r"Either pass pre_trained=": "Pass pre_trained=",
     r", or choose \"\s*f\"backbone='\{backbones\.SHIPPED\}', whose weights come with this package": "",
     r", or ``vqflow_tiny`` from this package": "",

@@ -43,7 +43,7 @@ def kept_statements(test: str, available: Collection[str]) -> list[ast.stmt]:
         Statements of the module.
     """
     parsed = parse(test)
-    missing = {name.alias for name in all_imported(test) if name.module not in available}
+    missing = {name.alias for name in all_imported(test) if name.is_left_out or name.module not in available}
     if "tests.conftest" not in available:
         missing.update(set(seams.FIXTURES).difference(*map(_bound, parsed.body)))
     kept = list(parsed.body)

@@ -9,7 +9,7 @@ from anomalib.data import InferenceBatch
 from anomalib.models.components.base.export_mixin import ExportMixin
 from lightning.pytorch import LightningModule
 
-from .condition import frozen_tables
+from anomalib_vqflow.condition import frozen_tables
 
 ONNX_OPSET = 18
 """The operator set that torch's exporter writes; a conversion to an older one fails."""
