@@ -142,7 +142,8 @@ def _format(tree: Path, paths: Collection[Path]) -> None:
     """
     settings = tree / "pyproject.toml"
     with_settings = ["--config", str(settings)] if settings.is_file() else ["--isolated", "--line-length=120"]
-    rules = [] if settings.is_file() else ["--select", "I,F401"]
+    # Without preview, where newer versions rewrite `noqa` into comments that anomalib's older ruff does not know.
+    rules = ["--no-preview"] if settings.is_file() else ["--select", "I,F401"]
     ruff = [sys.executable, "-m", "ruff"]
     files = list(map(str, paths))
     subprocess.run([*ruff, "check", *with_settings, *rules, "--fix-only", "--quiet", *files], cwd=tree, check=False)

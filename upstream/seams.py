@@ -85,7 +85,7 @@ PATCHES = {
 }
 """Patterns in sources, and what takes their place. What they miss, ``FORBIDDEN`` finds."""
 
-FORBIDDEN = r"anomalib[_-]vqflow|vqflow_tiny|configs/|vqflow-\w+|FeatureCache|SyntheticProducts"
+FORBIDDEN = r"anomalib[_-]vqflow|vqflow_tiny|configs/|vqflow-\w+|FeatureCache|SyntheticProducts|ruff: ignore"
 """What no generated file may hold."""
 
 HELPERS = {
