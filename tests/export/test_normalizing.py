@@ -20,7 +20,7 @@ def test_images_are_resized_and_normalized_for_the_backbone(backbone, normalize)
     """Every backbone has its own mean and deviation."""
     images = torch.rand(2, 3, 48, 80)
     expected = normalize(Resize((32, 64), antialias=True)(images))
-    assert_close(pre_processor_of(backbone, (32, 64))(images), expected)
+    assert_close(pre_processor_of(backbone, (32, 64)).transform(images), expected)
 
 
 @pytest.mark.parametrize(
