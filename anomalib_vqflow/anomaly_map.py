@@ -16,6 +16,9 @@ ScoreMap = Literal["likelihood", "multiplicative", "additive"]
 LOG_DET_WEIGHT = 0.25
 """Weight of the log-determinant in the likelihood map; see :class:`AnomalyMapGenerator`."""
 
+SMALLEST_ENERGY = 1e-6
+"""Far below what a normal cell has; its logarithm is finite."""
+
 
 class Scores(NamedTuple):
     """How anomalous the pixels and images of a batch are, in [0, 1], 0 = normal."""
@@ -23,7 +26,7 @@ class Scores(NamedTuple):
     anomaly_map: Tensor  # (B, 1, H, W)
     pred_score: Tensor  # (B,)
     raw_map: Tensor  # (B, 1, H, W), the map before it is mapped to [0, 1] if it is absolute, else the map
-    raw_score_map: Tensor  # (B, 1, H, W), whose top share is averaged; the same if it is of the same levels
+    raw_score_map: Tensor  # (B, 1, H, W), whose top share is averaged
 
 
 class AnomalyMapGenerator(nn.Module):
@@ -31,21 +34,18 @@ class AnomalyMapGenerator(nn.Module):
 
     Per level :math:`\log p_i = -\tfrac12 \mathrm{mean}_c z_{i,c}^2`. Three maps can be made of these:
 
-    - ``likelihood``: :math:`t = \mathrm{mean}_i (E_i - m_i) / s_i` with the energy
-      :math:`E_i = -\log p_i - \tfrac14 \mathrm{mean}_c \log|\det J_i|` of each cell, and its mean and
-      standard deviation over normal images, which are learned in training. It is absolute: an image that is wrong
-      everywhere scores high, and scores of different images compare. The full likelihood would have the
-      log-determinant with weight 1; with 0, a cell of a smooth background stands out as easily as one of the product.
-      A quarter measured best for images, pixels and all products under one threshold (on generated products of a seed
-      that no reported number uses). Once :class:`.ConceptCalibration` is fitted, t is put on the scale of the image's
-      concept, :math:`(t - m_k) / \tau_k`.
+    - ``likelihood``: of the energy :math:`E_i = -\log p_i - \tfrac14 \mathrm{mean}_c \log|\det J_i|` of each cell, in
+      standard deviations :math:`t_i` from the mean of normal cells, which is learned in training. Images are scored by
+      :math:`t = \mathrm{mean}_i t_i`, pixels by :math:`\mathrm{mean}_i \log \mathrm{softplus}(t_i)`, which is high only
+      where the levels agree. It is absolute: an image that is wrong everywhere scores high, and scores of images
+      compare. The full likelihood would have the log-determinant with weight 1; a quarter measured best on generated
+      products of a seed that no reported number uses. Once :class:`.ConceptCalibration` is fitted, both are put on the
+      scale of the image's concept, :math:`(t - m_k) / \tau_k`.
     - ``multiplicative``: :math:`1 - \exp(\sum_i \log p_i - \max)`, relative to the image's best pixel.
     - ``additive``: :math:`(\max - \sum_i \exp(\log p_i - \max_i)) / L`, each level relative to the image's best cell.
 
-    The image score is the mean of a map's top share of pixels. The absolute one is averaged first and then mapped to
-    [0, 1), by a monotone function that does not saturate in float32. Fine levels tell best where an anomaly is, and all
-    of them whether there is one, so the map that is shown and the one that is averaged may be of different levels; each
-    has a calibration.
+    The image score is the mean of a map's top share of pixels; the absolute one is averaged before it is mapped to
+    [0, 1). Fine levels tell best where an anomaly is, and all of them whether there is one.
 
     Source: VQ-Flow's release for the last two (it detects with the multiplicative map and localizes with the additive
     one); the first is ours.
@@ -133,9 +133,8 @@ class AnomalyMapGenerator(nn.Module):
         """
         if self.needs_log_det:
             levels = self._standard_energies(latents, log_dets)
-            raw_score_map = raw_map = self.calibration(_mean(levels, self.score_levels, size), concept)
-            if self.map_levels != self.score_levels:
-                raw_map = self.map_calibration(_mean(levels, self.map_levels, size), concept)
+            raw_score_map = self.calibration(_mean(levels, self.score_levels, size), concept)
+            raw_map = self.map_calibration(_mean(_logs(levels), self.map_levels, size), concept)
         else:
             levels = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # log p_i, (B, 1, h_i, w_i)
             combine = MAPS[self.score_map]
@@ -168,12 +167,12 @@ class AnomalyMapGenerator(nn.Module):
             size: Height and width of the map, in pixels.
 
         Returns:
-            Scores in standard deviations of a cell's energy, of the levels of images and of those of maps, shape
-            ``(B, 2)``.
+            Scores as images are read and as maps are read, shape ``(B, 2)``; the first ones in standard deviations of a
+            cell's energy.
         """
         levels = self._standard_energies(latents, log_dets)
-        chosen = self.score_levels, self.map_levels
-        return torch.stack([top_mean(_mean(levels, indices, size), self.top_k_ratio) for indices in chosen], dim=1)
+        maps = _mean(levels, self.score_levels, size), _mean(_logs(levels), self.map_levels, size)
+        return torch.stack([top_mean(m, self.top_k_ratio) for m in maps], dim=1)
 
     def fit_calibration_(self, scores: Tensor, concept: Tensor) -> None:
         """Fit the calibrations to normal images.
@@ -267,6 +266,11 @@ def _chosen_levels(name: str, levels: Sequence[int] | None, num_levels: int, def
         msg = f"{name} must name some of the {num_levels} levels, 0 (the finest) to {num_levels - 1}, got {levels}."
         raise ValueError(msg)
     return chosen
+
+
+def _logs(levels: Sequence[Tensor]) -> list[Tensor]:
+    """Take logarithms of energies, which standardized ones become as soon as they are not negative."""
+    return [F.softplus(level).clamp_min(SMALLEST_ENERGY).log() for level in levels]
 
 
 def _mean(levels: Sequence[Tensor], indices: Sequence[int], size: tuple[int, int]) -> Tensor:

@@ -107,7 +107,15 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
     # This module loads weights safely; its body is timm's feature extractor, frozen and in eval mode.
-    pyramid = FeaturePyramid(backbone="mobilenetv2_100", layers=None, pre_trained=args.teacher, input_size=(SIZE, SIZE))
+    pyramid = FeaturePyramid(
+        backbone="mobilenetv2_100",
+        layers=None,
+        num_levels=3,
+        detail_pooling="stride_2",
+        semantic_level=False,
+        pre_trained=args.teacher,
+        input_size=(SIZE, SIZE),
+    )
     train(pyramid.body.to(memory_format=torch.channels_last), args)
 
 

@@ -49,6 +49,7 @@ from measuring import (
 from models import ONNX, build, export_openvino, randomize_
 
 from anomalib_vqflow import VQFlow
+from anomalib_vqflow.backbones import DEFAULT_BACKBONE
 
 SIZE = 256
 IMAGE = (1, 3, SIZE, SIZE)
@@ -56,7 +57,7 @@ WARM_UP = 3
 NUM_NORMAL_IMAGES = 209  # normal training images of MVTec AD's bottle
 
 
-def vqflow(backbone: str = "mobilenetv2_100") -> VQFlow:
+def vqflow(backbone: str = DEFAULT_BACKBONE) -> VQFlow:
     """Build VQ-Flow."""
     model = build(None, [f"backbone={backbone}"], (SIZE, SIZE))
     randomize_(model)
@@ -103,8 +104,8 @@ def export_single(build_module: Callable[[], torch.nn.Module], folder: Path) -> 
 
 
 MODELS: dict[str, Callable[[Path], Path]] = {
-    "features alone (mobilenetv2_100)": partial(export_single, lambda: vqflow().model.features),
-    "VQ-Flow (mobilenetv2_100)": partial(export_whole, vqflow),
+    f"features alone ({DEFAULT_BACKBONE})": partial(export_single, lambda: vqflow().model.features),
+    f"VQ-Flow ({DEFAULT_BACKBONE})": partial(export_whole, vqflow),
     "VQ-Flow (vqflow_tiny)": partial(export_whole, partial(vqflow, "vqflow_tiny")),
     "FastFlow (resnet18)": partial(export_whole, partial(with_defaults, Fastflow, pre_trained=False)),
     "U-Flow (resnet18)": partial(export_whole, u_flow),

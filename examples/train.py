@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder of categories")
     parser.add_argument(
-        "--backbone", default="mobilenetv2_100", help="of timm, or vqflow_tiny, which needs no download"
+        "--backbone", default="tf_efficientnet_lite0", help="of timm, or vqflow_tiny, which needs no download"
     )
     parser.add_argument("--input-size", type=int, default=256, help="side that images are resized to, in pixels")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of the training")

@@ -77,20 +77,68 @@ def test_a_broken_batch_leaves_the_statistics_alone():
     assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())
 
 
-def test_likelihood_map_is_the_mean_of_standardized_levels():
+def standardized(generator, latents, log_dets):
+    levels = energies(latents, log_dets)
+    moments = zip(levels, generator.level_mean, generator.level_variance, strict=True)
+    return [(level - mean) / variance.sqrt() for level, mean, variance in moments]
+
+
+def upsampled_mean(levels):
+    upsampled = [F.interpolate(level, SIZE, mode="bilinear", align_corners=True) for level in levels]
+    return torch.stack(upsampled).mean(dim=0)
+
+
+def test_images_are_scored_by_the_mean_of_standardized_levels():
     """Each level counts alike, whatever the scale of its energy."""
     generator, (latents, log_dets) = fitted(), latents_and_log_dets()
-    levels = energies(latents, log_dets)
-    standard = [
-        (level - mean) / variance.sqrt()
-        for level, mean, variance in zip(levels, generator.level_mean, generator.level_variance, strict=True)
-    ]
-    raw = sum(F.interpolate(level, SIZE, mode="bilinear", align_corners=True) for level in standard) / 2
+    standard = standardized(generator, latents, log_dets)
+    raw = upsampled_mean(standard)
 
     scores = generator(latents, log_dets, CONCEPT, SIZE)
-    assert_close(scores.anomaly_map, to_unit(raw))
+    assert_close(scores.raw_score_map, raw)
     top = raw.flatten(1).topk(int(0.03 * SIZE[0] * SIZE[1]), dim=1).values.mean(dim=1)
     assert_close(scores.pred_score, to_unit(top))
+
+
+def test_pixels_are_read_by_the_mean_of_logarithms():
+    """A pixel is as high as the geometric mean of what its levels say, so both must say it."""
+    generator, (latents, log_dets) = fitted(), latents_and_log_dets()
+    standard = standardized(generator, latents, log_dets)
+    raw = upsampled_mean([F.softplus(level).log() for level in standard])
+
+    scores = generator(latents, log_dets, CONCEPT, SIZE)
+    assert_close(scores.raw_map, raw)
+    assert_close(scores.anomaly_map, to_unit(raw))
+
+
+@pytest.mark.parametrize("score_map", ["likelihood", "multiplicative", "additive"])
+@pytest.mark.parametrize(("map_levels", "score_levels"), [([0], [1]), ([1], [0, 1])])
+def test_map_and_score_are_of_the_levels_asked_for(score_map, map_levels, score_levels):
+    """What happens on another level does not matter to them."""
+    generator, (latents, log_dets) = fitted(score_map=score_map), latents_and_log_dets()
+    generator.map_levels, generator.score_levels = map_levels, score_levels
+    plain = generator(latents, log_dets, CONCEPT, SIZE)
+    for level in range(2):
+        changed = [2 * z if index == level else z for index, z in enumerate(latents)]
+        found = generator(changed, log_dets, CONCEPT, SIZE)
+        assert torch.equal(found.anomaly_map, plain.anomaly_map) == (level not in map_levels)
+        assert torch.equal(found.pred_score, plain.pred_score) == (level not in score_levels)
+
+
+@pytest.mark.parametrize("levels", [[], [2], [-1], [0, 5]])
+@pytest.mark.parametrize("name", ["map_levels", "score_levels"])
+def test_levels_that_do_not_exist_are_refused(name, levels):
+    """By the name of the argument, with what there is."""
+    with pytest.raises(ValueError, match=rf"{name} must name some of the 2 levels, 0 \(the finest\) to 1, got"):
+        make_generator(**{name: levels})
+
+
+def test_energies_far_below_normal_stay_finite():
+    """Where softplus is zero in float32."""
+    generator, (latents, log_dets) = make_generator(), latents_and_log_dets()
+    scores = generator([0 * z for z in latents], [1e5 + log_det for log_det in log_dets], CONCEPT, SIZE)
+    assert scores.raw_map.isfinite().all()
+    assert scores.anomaly_map.isfinite().all()
 
 
 def test_the_absolute_map_does_not_depend_on_the_other_images_or_pixels():

@@ -6,10 +6,11 @@ inside of it, and much of its time goes into finding them out.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
 from openvino.preprocess import PrePostProcessor
 
@@ -17,7 +18,8 @@ from .pixels import read, resize
 from .predictions import CONCEPT, ModelError, Picture, Prediction, Raw
 
 SCORE, LABEL, MAP, MASK = "pred_score", "pred_label", "anomaly_map", "pred_mask"  # outputs
-RAW = (RAW_SCORE, RAW_MAP, RAW_SCORE_MAP) = ("raw_score", "raw_map", "raw_score_map")  # tensors inside
+RAW_SCORE, RAW_MAP = "raw_score", "raw_map"  # tensors inside
+RAW_SCORE_MAP = "raw_score_map"  # likewise, where it is not the raw map
 
 
 class ExportedModel:
@@ -53,7 +55,7 @@ class ExportedModel:
         try:
             model = openvino.Core().read_model(path)
             self.metadata = _find_metadata(model)
-            reveal_tensors(model, (CONCEPT, *RAW) if tells_raw else (CONCEPT,))
+            reveal_tensors(model, (CONCEPT, RAW_SCORE, RAW_MAP, RAW_SCORE_MAP) if tells_raw else (CONCEPT,))
             self.threshold = _find_threshold(model)
             self.bit_depth = _find_bit_depth(model)
             self.compiled = compile_model(model, device, precision, num_threads, self.bit_depth is not None)
@@ -65,7 +67,7 @@ class ExportedModel:
         if not {SCORE, MAP} <= self._told:
             msg = f"{path} has no outputs {SCORE} and {MAP}; give a model that anomalib has exported."
             raise ModelError(msg)
-        if tells_raw and not {*RAW, CONCEPT} <= self._told:
+        if tells_raw and not {RAW_SCORE, RAW_MAP, CONCEPT} <= self._told:
             msg = f"{path} was exported without its raw scores; export it again from its checkpoint."
             raise ModelError(msg)
         self.tells_concept = CONCEPT in self._told
@@ -112,12 +114,17 @@ class ExportedModel:
                 anomaly_map=found[MAP][0, 0],
                 mask=found[MASK][0, 0].astype(bool) if MASK in found else None,
                 concept=int(found[CONCEPT].item()) if CONCEPT in found else None,
-                raw=Raw(found[RAW_SCORE].item(), found[RAW_MAP][0, 0], found[RAW_SCORE_MAP][0, 0])
-                if found.keys() >= set(RAW)
-                else None,
+                raw=_raw(found),
             )
 
         return collect
+
+
+def _raw(found: Mapping[str, np.ndarray]) -> Raw | None:
+    if not {RAW_SCORE, RAW_MAP} <= found.keys():
+        return None
+    raw_map = found[RAW_MAP]
+    return Raw(found[RAW_SCORE].item(), raw_map[0, 0], found.get(RAW_SCORE_MAP, raw_map)[0, 0])
 
 
 def reveal_tensors(model: openvino.Model, names: Sequence[str]) -> None:

@@ -23,6 +23,8 @@ from PIL import Image
 from anomalib_vqflow.data import read_image
 from anomalib_vqflow.export import int8, mixin
 from anomalib_vqflow.image_files import TrueImageVisualizer
+from anomalib_vqflow.prediction.exported import ExportedModel
+from anomalib_vqflow.prediction.predictions import Picture
 from anomalib_vqflow.quantization import Codebook
 from tests.tiny import ARGUMENTS, tiny_data, tiny_engine, tiny_model
 
@@ -127,6 +129,21 @@ def test_concepts_can_be_read(model, exported):
     inferred = openvino.Core().read_model(exported("openvino"))
     inferred.add_outputs("concept")
     np.testing.assert_array_equal(openvino.compile_model(inferred, "CPU", FP32)(images.numpy())["concept"], expected)
+
+
+@pytest.mark.parametrize(("score_map", "are_equal"), [("likelihood", False), ("additive", True)])
+def test_raw_values_can_be_read(tmp_path, score_map, are_equal):
+    """Score and maps before the post-processor, also where the score is made of the map."""
+    model, images = tiny_model(score_map=score_map, map_levels=[0, 1, 2]), some_images(3, (64, 64))
+    model.train().model(images)
+    raw, _ = model.eval().raw_and_told(images[:1])
+    predict = ExportedModel(model.to_openvino(tmp_path), tells_raw=True)
+    found = predict.start(Picture(None, (255 * images[0]).round().byte().permute(1, 2, 0).numpy()))().raw
+
+    assert found.score == pytest.approx(raw.pred_score.item(), abs=0.01)  # of bytes
+    for name, map_ in (("raw_map", found.anomaly_map), ("raw_score_map", found.score_map)):
+        np.testing.assert_allclose(map_, getattr(raw, name).detach()[0, 0], atol=0.05, rtol=0)
+    assert np.array_equal(found.anomaly_map, found.score_map) == are_equal
 
 
 def test_the_concept_is_an_output_where_it_is_asked_for(monkeypatch, tmp_path):

@@ -34,7 +34,7 @@ def write_toy(path, concept=None, shape=(-1, 3, -1, -1), threshold=0.5, drop=(),
         node.output(0).set_names({name})
     if metadata is not None:
         score.output(0).set_names({"raw_score"})
-        raw_map.output(0).set_names({"raw_map", "raw_score_map"})
+        raw_map.output(0).set_names({"raw_map"})
     results = [node for name, node in outputs.items() if name not in drop] + ([index] if concept == "output" else [])
     model = openvino.Model(results, [image])
     if metadata is not None:
