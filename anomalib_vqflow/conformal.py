@@ -2,8 +2,8 @@
 r"""Thresholds that keep a false-alarm rate, from normal images alone: split conformal prediction.
 
 Of n held-out normal scores, the :math:`\lceil (n + 1)(1 - \alpha) \rceil`-th smallest is exceeded by a new normal score
-with a probability of at most α, whatever the distribution of scores, if the new image is exchangeable with the held-out
-ones: drawn as they were, and as unknown to the training as they are.
+with a probability of at most α, whatever the distribution of scores, if the new image is exchangeable with the
+held-out ones: drawn as they were, and as unknown to the training as they are.
 
 In NumPy, because ``vqflow-predict`` sets thresholds without torch.
 
@@ -38,7 +38,8 @@ def images_needed(rate: float) -> int:
         rate: False-alarm rate α, in (0, 1).
 
     Returns:
-        The smallest n for which some score of n is exceeded by a share α of new ones at most: 1 / α - 1, rounded up.
+        The smallest n for which some score of n is exceeded by a share α of new ones at most:
+        1 / α - 1, rounded up.
 
     Example:
         >>> images_needed(0.01), images_needed(0.05), images_needed(0.3)

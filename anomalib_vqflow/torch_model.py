@@ -41,7 +41,7 @@ class VQFlowModel(nn.Module):
         >>> model = VQFlow("test_convnext2", pre_trained=False, input_size=64).model
         >>> images = torch.rand(2, 3, 64, 64)
         >>> [tuple(z.shape) for z in model(images).latents]
-        [(2, 32, 8, 8), (2, 64, 4, 4), (2, 96, 2, 2)]
+        [(2, 64, 8, 8), (2, 96, 4, 4), (2, 128, 2, 2)]
         >>> prediction = model.eval()(images)
         >>> prediction.anomaly_map.shape, prediction.pred_score.shape
         (torch.Size([2, 1, 64, 64]), torch.Size([2]))
