@@ -109,6 +109,7 @@ RULES = {
     ),
     "detail_pooling": _one_of(get_args(DetailPooling)),
     "semantic_level": SWITCH,
+    "prefix_tokens": SWITCH,
     "pre_trained": Rule("True, False or the path of a file", lambda value: isinstance(value, bool | str | Path)),
     "concept_dim": POSITIVE_INTEGER,
     "num_concepts": POSITIVE_INTEGER,

@@ -27,9 +27,7 @@ class BatchMixin(LightningModule):
     def _known_features(self, batch: Batch) -> Features | None:
         """Get the backbone's maps from a batch of :class:`.FeatureCache`; None if the batch does not carry them."""
         features: Features | None = getattr(batch, "features", None)
-        if features is None:
-            return None
-        return Features([detail.to(self.dtype) for detail in features.details], features.semantic.to(self.dtype))
+        return None if features is None else features.apply(lambda values: values.to(self.dtype))
 
     def _explain_broken_loss(self, batch: Batch, loss: Tensor) -> str:
         where = f"The loss became {loss.item()} in epoch {self.current_epoch}, step {self.global_step}."

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen timm backbone: images to detail maps and a semantic map."""
 
-from collections.abc import Iterable, Sequence
-from numbers import Real
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import backbones  # also registers our own backbone with timm
-from .backbones.layers import Layer, choose_layers, feature_info
+from .backbones.layers import Layer, choose_layers, common_stride, feature_info
 from .backbones.weights import CHECKPOINT_SUFFICES, load_packaged_weights, load_weights, packaged_weights
 
 DetailPooling = Literal["stride_2", "stride_1", "none"]
-
-LONGEST_SIDE = 2**14
-"""More pixels than memory holds maps for; beyond it, torch fails with errors that name no argument."""
 
 
 class Features(NamedTuple):
@@ -27,6 +24,12 @@ class Features(NamedTuple):
 
     details: list[Tensor]  # h_i, (B, C_i, h_i, w_i), fine to coarse, pooled
     semantic: Tensor  # h_4, (B, C, h, w), as the backbone gives it
+    tokens: Tensor | None = None  # (B, C_t), CLS and register tokens beside h_4, one after another, if asked for
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> "Features":
+        """Apply a function to each tensor."""
+        tokens = None if self.tokens is None else function(self.tokens)
+        return Features([function(detail) for detail in self.details], function(self.semantic), tokens)
 
 
 class FeaturePyramid(nn.Module):
@@ -46,6 +49,7 @@ class FeaturePyramid(nn.Module):
         detail_pooling: How detail maps are averaged over 3 × 3 cells: ``stride_2`` (zeros around counted, published),
             ``stride_1``, or ``none`` of it.
         semantic_level: Whether the semantic map is the last detail map as well.
+        prefix_tokens: Whether the CLS and register tokens beside the semantic map are given, too.
         pre_trained: True for timm's weights, or those of an installed package of weights; False for random ones; or the
             path of a state dict (``.safetensors``, or a torch file, which is loaded with ``weights_only=True``).
         input_size: Height and width of the images, in pixels. Only used to compute :attr:`shapes` and to find out early
@@ -54,7 +58,7 @@ class FeaturePyramid(nn.Module):
     Raises:
         ValueError: If an argument is out of its range, the backbone or a layer does not exist, fewer than two layers
             are left, there are no weights, they cannot be downloaded or do not fit, or the backbone refuses the input
-            size.
+            size or has no prefix tokens.
         FileNotFoundError: If ``pre_trained`` is a path that does not exist.
 
     Example:
@@ -65,6 +69,7 @@ class FeaturePyramid(nn.Module):
         ...     num_levels=3,
         ...     detail_pooling="stride_2",
         ...     semantic_level=False,
+        ...     prefix_tokens=False,
         ...     pre_trained=False,
         ...     input_size=(64, 64),
         ... )
@@ -81,6 +86,7 @@ class FeaturePyramid(nn.Module):
         num_levels: int,
         detail_pooling: DetailPooling,
         semantic_level: bool,
+        prefix_tokens: bool,
         pre_trained: bool | str | Path,
         input_size: tuple[int, int],
     ) -> None:
@@ -90,10 +96,15 @@ class FeaturePyramid(nn.Module):
             raise ValueError(msg)
         self.detail_pooling = detail_pooling
         self.semantic_level = semantic_level
+        self.prefix_tokens = prefix_tokens
         groups = choose_layers(backbone, layers, num_levels + (not semantic_level))
         indices = sorted({index for group in groups for index in group})
         self.groups = [[indices.index(index) for index in group] for group in groups]
         self.fixed_size = (input_size[0], input_size[1]) if _has_fixed_size(backbone) else None
+        patch = common_stride(backbone)
+        if self.fixed_size is not None and patch is not None and any(size % patch for size in input_size):
+            error = ValueError(f"its patches of {patch} pixels leave a rest.")  # which timm would cut off in silence
+            raise ValueError(_size_refused(backbone, input_size, error))
         self.body = _create_body(backbone, indices, pre_trained, self.fixed_size)
         self.body.requires_grad_(requires_grad=False)
         # Depthwise convolutions, and then the flows, run up to twice as fast in this layout on a CPU.
@@ -107,6 +118,18 @@ class FeaturePyramid(nn.Module):
         sizes = [tuple(m.shape[1:3] if self.channels_last else m.shape[2:]) for m in maps]
         shapes = [(c, int(height), int(width)) for c, (height, width) in zip(channels, sizes, strict=True)]
         self.shapes = [shapes[group[0]] for group in self.groups]  # (C, h, w) of each layer, before pooling
+        self.token_channels = self.shapes[-1][0] * _num_prefix_tokens(self.body) if prefix_tokens else 0
+        if prefix_tokens and not self.token_channels:
+            msg = f"prefix_tokens: timm gives no CLS or register tokens of backbone '{backbone}'; leave it False."
+            raise ValueError(msg)
+
+    def extra_repr(self) -> str:
+        """Tell what maps are made of besides modules and weights."""
+        return (
+            f"indices={feature_info(self.body).out_indices}, groups={self.groups}, "
+            f"detail_pooling={self.detail_pooling!r}, semantic_level={self.semantic_level}, "
+            f"prefix_tokens={self.prefix_tokens}"
+        )
 
     @property
     def detail_shapes(self) -> list[tuple[int, int, int]]:
@@ -133,7 +156,7 @@ class FeaturePyramid(nn.Module):
             images: Normalized images of shape ``(B, 3, H, W)``.
 
         Returns:
-            Detail maps and semantic map, in float32 or wider.
+            Detail maps, semantic map and, if asked for, tokens, in float32 or wider.
 
         Raises:
             ValueError: If the backbone takes one size only, and the images have another.
@@ -144,13 +167,22 @@ class FeaturePyramid(nn.Module):
                 "resize the images, or give input_size the size that you want."
             )
             raise ValueError(msg)
-        maps = self.body(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        tokens = None
+        if self.prefix_tokens:
+            pairs = self.body.model.forward_intermediates(  # type: ignore[operator, union-attr]  # as timm's wrapper does
+                images, indices=self.body.out_indices, intermediates_only=True, return_prefix_tokens=True
+            )
+            maps = [grid for grid, _ in pairs]
+            tokens = _average([_at_least_float32(pairs[index][1]) for index in self.groups[-1]]).flatten(1)
+        else:
+            maps = self.body(images)
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
-        maps = [m.float() if m.dtype in {torch.float16, torch.bfloat16} else m for m in maps]
+        maps = [_at_least_float32(m) for m in maps]
         layers = [_average([maps[index] for index in group]) for group in self.groups]
         details = layers if self.semantic_level else layers[:-1]
-        return Features([self._pool(detail) for detail in details], layers[-1])
+        return Features([self._pool(detail) for detail in details], layers[-1], tokens)
 
     def _pool(self, detail: Tensor) -> Tensor:
         if self.detail_pooling == "stride_2":
@@ -173,46 +205,29 @@ class FeaturePyramid(nn.Module):
         return maps
 
 
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in {torch.float16, torch.bfloat16} else values
+
+
+def _num_prefix_tokens(body: nn.Module) -> int:
+    model = getattr(body, "model", None)  # timm wraps transformers
+    forward = getattr(model, "forward_intermediates", None)
+    gives_them = forward is not None and "return_prefix_tokens" in inspect.signature(forward).parameters
+    return int(getattr(model, "num_prefix_tokens", 0)) if gives_them else 0
+
+
 def _average(maps: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(maps)).mean(dim=0) if len(maps) > 1 else maps[0]
 
 
-def height_and_width(size: Sequence[int] | int, name: str = "input_size") -> list[int]:
-    """Read an image size.
-
-    Args:
-        size: Height and width in pixels, or one number for both.
-        name: Name of the argument.
-
-    Returns:
-        Height and width.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
-    sizes = list(size) if isinstance(size, Iterable) else [size, size]
-    if len(sizes) != 2 or not all(map(_is_length, sizes)):
-        msg = (
-            f"{name} must be height and width in pixels, such as [256, 256], or one number, up to {LONGEST_SIDE}, got "
-            f"{size!r}."
-        )
-        raise ValueError(msg)
-    return list(map(int, sizes))
-
-
-def _is_length(value: object) -> bool:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    return 1 <= value <= LONGEST_SIDE and float(value).is_integer()  # type: ignore[operator]
-
-
 def _size_refused(backbone: str, input_size: tuple[int, int], error: Exception) -> str:
-    nearest = tuple(max(round(size / 32), 1) * 32 for size in input_size)
+    step = common_stride(backbone) or 32
+    nearest = tuple(max(round(size / step), 1) * step for size in input_size)
     cfg = timm.get_pretrained_cfg(backbone)
     own = f"; {tuple(cfg.input_size[-2:])}, the size it is made for, is safe" if cfg is not None else ""
     return (
         f"Backbone '{backbone}' cannot take images of {input_size[0]}x{input_size[1]} pixels. The nearest size in "
-        f"multiples of 32 is {nearest}{own}; give it as input_size, or as tile_size if there are tiles. The "
+        f"multiples of {step} is {nearest}{own}; give it as input_size, or as tile_size if there are tiles. The "
         f"backbone said: {str(error) or type(error).__name__}"
     )
 

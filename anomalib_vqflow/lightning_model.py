@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from anomalib import LearningType
@@ -14,7 +14,6 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -24,22 +23,27 @@ from .arguments import check_arguments, plain_list
 from .backbones import DEFAULT_BACKBONE
 from .batches import broken_images
 from .checkpoint import CheckpointMixin
-from .completion import Completion
-from .evaluation import CategoryEvaluator
-from .export import AntialiasExportMixin, pre_processor_of, warn_of_normalization
-from .features import DetailPooling, Layer, height_and_width
+from .components import DefaultComponentsMixin
+from .export import AntialiasExportMixin, warn_of_normalization
+from .features import DetailPooling, Layer
 from .fitting import FittingMixin
 from .image_files import ImageFilesMixin
 from .loss import VQFlowLoss
 from .naming import first_names
 from .outputs import InferencerPrediction, Prediction, TracedPrediction
-from .post_processor import SeparatingPostProcessor
 from .schedule import TrainingDefaultsMixin
+from .sizes import height_and_width
 from .torch_model import VQFlowModel
 
 
 class VQFlow(
-    ImageFilesMixin, FittingMixin, TrainingDefaultsMixin, CheckpointMixin, AntialiasExportMixin, AnomalibModule
+    ImageFilesMixin,
+    DefaultComponentsMixin,
+    FittingMixin,
+    TrainingDefaultsMixin,
+    CheckpointMixin,
+    AntialiasExportMixin,
+    AnomalibModule,
 ):
     """Detect anomalies on many products with one model: VQ-Flow.
 
@@ -60,6 +64,8 @@ class VQFlow(
         detail_pooling: How detail maps are averaged over 3 × 3 cells: ``stride_2``, as published, ``stride_1``, or
             ``none`` of it.
         semantic_level: Whether the semantic map is a level of the flows, too; not so as published.
+        prefix_tokens: Whether the concept is found by the last layer's CLS and register tokens, too, beside the mean of
+            its map; for vision transformers that have some.
         pre_trained: True for timm's weights, or those of an installed package of weights (the extra ``lite0``); False
             for random ones; or the path of a local weights file. A checkpoint carries the backbone's weights, so that
             loading it needs neither network nor file.
@@ -124,6 +130,7 @@ class VQFlow(
         layers: Sequence[Layer | Sequence[Layer]] | Layer | None = None,
         detail_pooling: DetailPooling = "stride_1",
         semantic_level: bool = True,
+        prefix_tokens: bool = False,
         pre_trained: bool | str | Path = True,
         input_size: Sequence[int] | int = (256, 256),
         tile_size: Sequence[int] | int | None = None,
@@ -181,6 +188,7 @@ class VQFlow(
             layers=layers,
             detail_pooling=detail_pooling,
             semantic_level=semantic_level,
+            prefix_tokens=prefix_tokens,
             pre_trained=pre_trained,
             concept_dim=concept_dim,
             num_concepts=num_concepts,
@@ -286,23 +294,3 @@ class VQFlow(
     def learning_type(self) -> LearningType:
         """One-class: trained on normal images."""
         return LearningType.ONE_CLASS
-
-    @staticmethod
-    def configure_pre_processor(
-        image_size: tuple[int, int] | None = None, backbone: str = DEFAULT_BACKBONE
-    ) -> PreProcessor:
-        """Resize to ``image_size`` (height and width, 256×256 by default); normalize as the backbone was trained."""
-        return pre_processor_of(backbone, image_size or (256, 256))
-
-    def configure_post_processor(self) -> PostProcessor:
-        """Set thresholds between scores or by normal ones, and tell labels only where there is one."""
-        return SeparatingPostProcessor()
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Complete every training, beside what anomalib's components do."""
-        return [*cast("list[Callback]", super().configure_callbacks()), Completion()]
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Evaluate per category, their mean, and pooled over all images."""
-        return CategoryEvaluator()

@@ -99,7 +99,8 @@ class Tiles:
             return backbone(tiles)
         parts = [backbone(part) for part in tiles.split(TILES_AT_ONCE)]
         details = [torch.cat(level) for level in zip(*(part.details for part in parts), strict=True)]
-        return Features(details, torch.cat([part.semantic for part in parts]))
+        tokens = [part.tokens for part in parts if part.tokens is not None]
+        return Features(details, torch.cat([part.semantic for part in parts]), torch.cat(tokens) if tokens else None)
 
     def draw(self, images: Tensor, features: Features | None) -> tuple[Tensor, Features | None]:
         """Draw tiles for a training step; which ones does not depend on whether their maps are known.
@@ -114,7 +115,7 @@ class Tiles:
         drawn = torch.randperm(len(images) * len(self))[: max(TILES_AT_ONCE, len(images))].to(images.device)
         if features is None:
             return self.cut(images)[drawn], None
-        return images, Features([detail[drawn] for detail in features.details], features.semantic[drawn])
+        return images, features.apply(lambda values: values[drawn])
 
     def gather(self, scores: Scores, concept: Tensor, tell: Callable[[Tensor], Tensor]) -> tuple[Scores, Tensor]:
         """Put scores of tiles together.

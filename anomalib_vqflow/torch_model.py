@@ -56,6 +56,7 @@ class VQFlowModel(nn.Module):
         layers: Sequence[Layer | Sequence[Layer]] | None,
         detail_pooling: DetailPooling,
         semantic_level: bool,
+        prefix_tokens: bool,
         pre_trained: bool | str | Path,
         concept_dim: int,
         num_concepts: int,
@@ -96,12 +97,16 @@ class VQFlowModel(nn.Module):
             num_levels=len(flow_steps),
             detail_pooling=detail_pooling,
             semantic_level=semantic_level,
+            prefix_tokens=prefix_tokens,
             pre_trained=pre_trained,
             input_size=self.seen_size,
         )
         detail_shapes, semantic_shape = self.features.detail_shapes, self.features.semantic_shape
         self.concept = ConceptQuantizer(
-            channels=semantic_shape[0], concept_dim=concept_dim, num_concepts=num_concepts, novelty=concept_novelty
+            channels=semantic_shape[0] + self.features.token_channels,
+            concept_dim=concept_dim,
+            num_concepts=num_concepts,
+            novelty=concept_novelty,
         )
         self.conditions = ConditionEncoder(
             detail_channels=[shape[0] for shape in detail_shapes],
@@ -194,8 +199,8 @@ class VQFlowModel(nn.Module):
 
     def _encode(self, features: Features) -> VQFlowOutput:
         """Find the concept, quantize the patterns under it, and run the flows under both."""
-        details, semantic = features
-        concept = self.concept(semantic)
+        details, semantic, tokens = features
+        concept = self.concept(semantic, tokens)
         conditions = self.conditions(details, semantic, concept)
         latents, log_dets = self.flow(
             details,
@@ -226,8 +231,8 @@ class VQFlowModel(nn.Module):
         """
         whitenings = self.whitenings
         moments = [Moments() for _ in whitenings]
-        for details, _ in batches:
-            for level, detail in zip(moments, details, strict=True):
+        for features in batches:
+            for level, detail in zip(moments, features.details, strict=True):
                 level.add_(detail.permute(0, 2, 3, 1).flatten(0, 2))
         for whitening, level in zip(whitenings, moments, strict=True):
             whitening.fit_(*level.mean_and_covariance())

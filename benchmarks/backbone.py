@@ -36,6 +36,7 @@ def published_pyramid(backbone: str, *, pre_trained: bool, size: int) -> Feature
         num_levels=3,
         detail_pooling="stride_2",
         semantic_level=False,
+        prefix_tokens=False,
         pre_trained=pre_trained,
         input_size=(size, size),
     )

@@ -83,7 +83,7 @@ def compare_torch(model: VQFlow, batch: int, rounds: int) -> None:
     """Compare eager inference of one image and of a batch."""
     flow_side = FlowSide(model)
     for size in (1, batch):
-        details, semantic = draw_features(model, size)
+        details, semantic, _ = draw_features(model, size)
         outputs: dict[str, list[np.ndarray]] = {}
 
         @torch.no_grad()
@@ -98,7 +98,7 @@ def compare_torch(model: VQFlow, batch: int, rounds: int) -> None:
 
 def export_all(model: VQFlow, folder: Path) -> dict[str, Path]:
     """Export flow side and whole model in both forms, and the backbone."""
-    details, semantic = draw_features(model, 1)
+    details, semantic, _ = draw_features(model, 1)
     maps, images = (*details, semantic), torch.rand(1, 3, *model.input_size)
     paths = {"backbone": export_openvino(Backbone(model), images, folder / "backbone.xml", any_batch=True)}
     flow_side, extension = FlowSide(model), conversion_extensions()
@@ -114,7 +114,7 @@ def export_all(model: VQFlow, folder: Path) -> dict[str, Path]:
 
 def openvino_calls(model: VQFlow, paths: Mapping[str, Path], num_threads: int) -> dict[str, Callable[[], Mapping]]:
     """Load exported models, each with its inputs."""
-    details, semantic = draw_features(model, 1)
+    details, semantic, _ = draw_features(model, 1)
     maps, images = (*details, semantic), (torch.rand(1, 3, *model.input_size),)
     calls = {}
     for name, path in paths.items():

@@ -101,8 +101,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return all maps."""
-        details, semantic = self.features(images)
-        return (*details, semantic)
+        features = self.features(images)
+        return (*features.details, features.semantic)
 
 
 class FlowSide(nn.Module):

@@ -15,6 +15,7 @@ from anomalib.models import AnomalibModule
 from lightning.pytorch import seed_everything
 
 from anomalib_vqflow import VQFlow
+from anomalib_vqflow.backbones import weights_license
 
 from .data.folders import make_category
 from .reference import SHARED
@@ -27,6 +28,7 @@ PAPER_AND_RELEASE = {
     "layers": None,
     "detail_pooling": "stride_2",
     "semantic_level": False,
+    "prefix_tokens": False,
     "pre_trained": True,
     "input_size": [384, 384],
     "tile_size": None,
@@ -68,6 +70,11 @@ FAST = {
     "trainer.max_epochs": 1,
     "trainer.logger": "false",
     "trainer.enable_progress_bar": "false",
+}
+WHOLE_PATCHES = {"dinov2": {"model.input_size": "[56,56]"}}  # of 14 pixels
+GPU_FEATURES = {  # shapes of the levels, and the name of the license in the head
+    "dinov2": ([(384, 28, 28)] * 3, "Apache-2.0"),
+    "dinov3_convnext": ([(192, 48, 48), (384, 24, 24), (768, 12, 12)], "DINOv3 License"),
 }
 VISA = "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
 MVTEC_AD = (
@@ -132,6 +139,36 @@ def test_the_published_model_has_the_published_size():
     assert trained == pytest.approx(309e6, rel=2e-3)
 
 
+@pytest.mark.parametrize("name", GPU_FEATURES)
+def test_configurations_of_todays_features_build(name):
+    """At their own size, with random weights; the head names the license of the weights and says what is estimated."""
+    shapes, license_name = GPU_FEATURES[name]
+    model = VQFlow(**{**arguments(name), "pre_trained": False}).model
+    assert model.features.detail_shapes == shapes
+    assert model.features.token_channels == (5 * 384 if name == "dinov2" else 0)
+
+    head = " ".join(CONFIGS[name].read_text().partition("model:")[0].replace("#", " ").split())
+    assert license_name.lower().replace(" ", "-") == weights_license(arguments(name)["backbone"])
+    assert license_name in head
+    assert "An estimate, never measured." in head
+    assert "accuracy was not measured" in head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GPU_FEATURES)
+def test_the_heads_count_as_the_benchmark_does(name):
+    """GMAC of the backbone and of the rest, which ``benchmarks/cost.py --plain`` prints."""
+    arguments = [sys.executable, ROOT / "benchmarks" / "cost.py", "--plain", "--config", CONFIGS[name]]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=600)
+    rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.startswith("| ")]
+    macs = {row[1]: float(row[3]) for row in rows[1:]}  # the first is the head
+    numbers = f"{macs['backbone']:.1f}", f"{macs['all'] - macs['backbone']:.1f}"
+    head = CONFIGS[name].read_text().partition("model:")[0]
+    flops = 2 * (float(numbers[0]) + 3 * float(numbers[1]))
+    assert f"2 x ({numbers[0]} + 3 x {numbers[1]})" in head
+    assert f"{flops:.0f}e9 x 3629 x 60 = {flops * 3629 * 60 / 1e7:.1f}e16" in head
+
+
 @pytest.mark.parametrize("name", sorted(CONFIGS.keys() - PUBLISHED))
 def test_other_configurations_repeat_no_default(name):
     """What VQFlow recommends stands in VQFlow only."""
@@ -177,6 +214,7 @@ def test_configurations_train_and_report_every_category(name, tmp_path):
     """Every configuration trains, on small images and without downloads, and is tested on all its categories."""
     seed_everything(0)
     overrides = FAST | small_data(name, tmp_path / "products") | (NARROW if name in PUBLISHED else {})
+    overrides |= WHOLE_PATCHES.get(name, {})
     engine, model, datamodule = Engine.from_config(CONFIGS[name], default_root_dir=tmp_path / "results", **overrides)
     engine.train(model, datamodule=datamodule)
     results = pd.read_csv(Path(engine.trainer.default_root_dir) / "category_metrics.csv")

@@ -34,7 +34,13 @@ BACKBONES = {
 LARGE_BACKBONES = {"convnextv2_base": (128, 256, 512, 1024), "wide_resnet50_2": (256, 512, 1024, 2048)}
 
 
-PUBLISHED = {"layers": None, "num_levels": 3, "detail_pooling": "stride_2", "semantic_level": False}
+PUBLISHED = {
+    "layers": None,
+    "num_levels": 3,
+    "detail_pooling": "stride_2",
+    "semantic_level": False,
+    "prefix_tokens": False,
+}
 
 
 def make_pyramid(backbone=TINY, *, pre_trained=False, input_size=(64, 64), **options) -> FeaturePyramid:
@@ -42,7 +48,7 @@ def make_pyramid(backbone=TINY, *, pre_trained=False, input_size=(64, 64), **opt
 
 
 def assert_shapes_as_announced(pyramid: FeaturePyramid, input_size) -> None:
-    details, semantic = pyramid(torch.rand(2, 3, *input_size))
+    details, semantic, _ = pyramid(torch.rand(2, 3, *input_size))
     assert [tuple(h.shape) for h in details] == [(2, *shape) for shape in pyramid.detail_shapes]
     assert tuple(semantic.shape) == (2, *pyramid.semantic_shape)
     assert all(h.isfinite().all() and not h.requires_grad for h in (*details, semantic))
@@ -69,7 +75,7 @@ def test_sizes_that_are_no_multiple_of_32(backbone):
 def test_maps_are_what_the_backbone_gives():
     """Detail maps are its maps averaged over 3 × 3 at stride 2, zeros counted; the semantic one is as it is."""
     pyramid, images = make_pyramid(), torch.rand(2, 3, 64, 64)
-    details, semantic = pyramid(images)
+    details, semantic, _ = pyramid(images)
     *maps, last = pyramid.body(images)
 
     assert torch.equal(semantic, last)
@@ -102,7 +108,7 @@ def test_swin_takes_its_own_size_only():
 
 def test_convolutional_backbones_take_other_sizes():
     """The nominal size binds nobody."""
-    details, semantic = make_pyramid(input_size=(64, 64))(torch.rand(1, 3, 96, 128))
+    details, semantic, _ = make_pyramid(input_size=(64, 64))(torch.rand(1, 3, 96, 128))
 
     assert details[0].shape[2:] == (12, 16)
     assert semantic.shape[2:] == (3, 4)
@@ -128,7 +134,7 @@ def test_stays_frozen():
     parent = torch.nn.Sequential(pyramid).train()
     before = {name: tensor.clone() for name, tensor in pyramid.state_dict().items()}
     images = torch.rand(4, 3, 64, 64, requires_grad=True)
-    details, semantic = parent(images)
+    details, semantic, _ = parent(images)
 
     assert parent.training
     assert not any(module.training for module in pyramid.modules())
@@ -142,7 +148,7 @@ def test_stays_frozen():
 def test_maps_leave_autocast_in_float32(dtype):
     """The backbone may compute in half precision; what follows gets float32."""
     with torch.autocast("cpu", dtype):
-        details, semantic = make_pyramid("resnet18")(torch.rand(2, 3, 64, 64))
+        details, semantic, _ = make_pyramid("resnet18")(torch.rand(2, 3, 64, 64))
 
     assert {h.dtype for h in (*details, semantic)} == {torch.float32}
 

@@ -106,7 +106,7 @@ def test_the_score_and_concept_are_those_of_the_highest_tile():
     """Of each image by itself, whatever else is in the batch."""
     model, batch = build(), images(4)
     with torch.no_grad():
-        embeddings = model.concept.mlp(model.see(images(4)).semantic.mean(dim=(2, 3)))
+        embeddings = model.concept.embed(model.see(images(4)).semantic)
         model.concept.codebook.codes.copy_(embeddings[::12])
     found, prediction = scores_of_tiles(model, batch)
     concepts = model.concept(model.see(batch).semantic).indices.view(4, -1)

@@ -2,6 +2,7 @@
 """Which maps a timm backbone gives, and which of them a model uses."""
 
 import difflib
+import functools
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
@@ -65,6 +66,24 @@ def choose_layers(
     return groups
 
 
+def common_stride(backbone: str) -> int | None:
+    """Get the stride of all maps of a backbone, which is the patch size of a plain vision transformer.
+
+    Args:
+        backbone: Name of a timm model with ``features_only`` support.
+
+    Returns:
+        Pixels; None if its maps have different strides.
+
+    Example:
+        >>> common_stride("vit_small_patch14_reg4_dinov2"), common_stride("resnet18")
+        (14, None)
+    """
+    strides = {int(entry["reduction"]) for entry in _describe(backbone).info}
+    return strides.pop() if len(strides) == 1 else None
+
+
+@functools.cache
 def _describe(backbone: str) -> FeatureInfo:
     """Build a backbone on the meta device to see which maps it gives."""
     try:

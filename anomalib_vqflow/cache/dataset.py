@@ -28,7 +28,8 @@ class CachedImages(AnomalibDataset):
     Args:
         samples: The dataset's frame.
         keys: Key of each image's record.
-        records: Records, see :func:`.encode`, of maps of shape ``(T, h, w, C)``, fine to coarse, the last one semantic.
+        records: Records, see :func:`.encode`, of maps of shape ``(T, h, w, C)``, fine to coarse, the last one semantic;
+            then of tokens of shape ``(T, C_t)``, if the model takes them.
         image_shape: Shape ``(3, H, W)`` of the images that the dataset yields.
     """
 
@@ -53,6 +54,8 @@ class CachedImages(AnomalibDataset):
         """Make a batch of items."""
         paths, maps = zip(*items, strict=True)
         # Channels last in memory, as the backbone gives them, so that convolutions round as without a cache.
-        *details, semantic = [torch.cat(level).permute(0, 3, 1, 2) for level in zip(*maps, strict=True)]
+        levels = [torch.cat(level) for level in zip(*maps, strict=True)]
+        tokens = levels.pop() if levels[-1].ndim == 2 else None
+        *details, semantic = [level.permute(0, 3, 1, 2) for level in levels]
         images = torch.zeros(1).expand(len(items), *self.image_shape)
-        return FeatureBatch(image=images, image_path=list(paths), features=Features(details, semantic))
+        return FeatureBatch(image=images, image_path=list(paths), features=Features(details, semantic, tokens))

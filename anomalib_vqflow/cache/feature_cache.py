@@ -133,7 +133,7 @@ class FeatureCache(Callback):
 
     @torch.no_grad()
     def _maps(self, trainer: Trainer, model: VQFlow, items: list[ImageItem], shape: torch.Size) -> list[list[Tensor]]:
-        """Compute the maps of images of a shape, ``(T, h, w, C)`` for T tiles or one image, rounded, on the CPU."""
+        """Compute maps, ``(T, h, w, C)`` for T tiles or one image, and tokens, of images of one shape; rounded."""
         tensors = [cast("Tensor", item.image) for item in items]
         for item, tensor in zip(items, tensors, strict=True):
             if tensor.shape != shape:
@@ -145,10 +145,9 @@ class FeatureCache(Callback):
         images = model.prepare(cast("Tensor", ImageBatch(image=torch.stack(tensors)).image))  # as a training step gets
         with trainer.precision_plugin.train_step_context():
             features = model.model.see(images)
-        exact = [
-            m.permute(0, 2, 3, 1).contiguous().unflatten(0, (len(items), -1))
-            for m in (*features.details, features.semantic)
-        ]
+        maps = [m.permute(0, 2, 3, 1).contiguous() for m in (*features.details, features.semantic)]
+        tokens = [] if features.tokens is None else [features.tokens.contiguous()]
+        exact = [m.unflatten(0, (len(items), -1)) for m in (*maps, *tokens)]
         rounded = [m.to("cpu", getattr(torch, self.dtype)) for m in exact]
         for row, item in enumerate(items):
             if not images[row].isfinite().all():

@@ -8,7 +8,7 @@ from typing import Any
 from anomalib.deploy import CompressionType
 from torch import nn
 
-from anomalib_vqflow.features import height_and_width
+from anomalib_vqflow.sizes import height_and_width
 
 from .told_scores import peak_threshold
 

@@ -61,5 +61,7 @@ def _steps(transform: Transform | None) -> Iterator[Transform]:
 
 
 def _are_near(found: Sequence[float] | float, expected: tuple[float, ...]) -> bool:
-    values = list(found) if isinstance(found, Sequence) else [found] * len(expected)
+    values = list(found) if isinstance(found, Sequence) else [found]
+    if len(values) == 1:  # for all channels
+        values *= len(expected)
     return len(values) == len(expected) and all(abs(a - b) <= TOLERANCE for a, b in zip(values, expected, strict=True))

@@ -23,11 +23,13 @@ class Concept(NamedTuple):
 class ConceptQuantizer(nn.Module):
     r"""Embed the semantic map and find its prototype, :math:`\hat y = Q_{cp}(\mathrm{MLP}(\mathrm{GAP}(h_4)))`.
 
+    CLS and register tokens of a vision transformer, if there are any, are embedded beside the mean of the map.
+
     Source: VQ-Flow (Zhou et al., 2024), framework figure, "Conceptual Prototype Codebook",
     https://arxiv.org/abs/2409.00942
 
     Args:
-        channels: Channels of the semantic map.
+        channels: Channels of the semantic map, and of the tokens if there are any, together.
         concept_dim: Width D of the embedding and of the prototypes.
         num_concepts: Number of prototypes K.
         novelty: See :class:`Codebook`.
@@ -52,16 +54,31 @@ class ConceptQuantizer(nn.Module):
         )
         self.codebook = Codebook(num_concepts, concept_dim, novelty=novelty)
 
-    def forward(self, semantic: Tensor) -> Concept:
+    def embed(self, semantic: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Embed the semantic maps of a batch.
+
+        Args:
+            semantic: Map h_4 of shape ``(B, C, h, w)``.
+            tokens: Tokens beside it, shape ``(B, C_t)``.
+
+        Returns:
+            Embeddings of shape ``(B, D)``.
+        """
+        mean = semantic.mean(dim=(2, 3))
+        embedding: Tensor = self.mlp(mean if tokens is None else torch.cat([mean, tokens], dim=1))
+        return embedding
+
+    def forward(self, semantic: Tensor, tokens: Tensor | None = None) -> Concept:
         """Quantize the semantic maps of a batch.
 
         Args:
             semantic: Map h_4 of shape ``(B, C, h, w)``.
+            tokens: Tokens beside it, shape ``(B, C_t)``.
 
         Returns:
             The concept of each image.
         """
-        prototype, indices, commitment = self.codebook(self.mlp(semantic.mean(dim=(2, 3))))
+        prototype, indices, commitment = self.codebook(self.embed(semantic, tokens))
         if self.training:  # the gradient passes to each image's embedding by a prototype of its own
             rows = torch.arange(prototype.shape[0], device=prototype.device)
             return Concept(prototype, indices, commitment, prototype, rows, lasting=False)

@@ -134,7 +134,7 @@ def _train_loader(datamodule: AnomalibDataModule, max_images: int) -> DataLoader
 def _train_rows(model: VQFlow, batch: ImageBatch) -> pd.DataFrame:
     """Find the concepts of a batch, which takes no flow; with tiles, an image has a row for each of them."""
     quantizer, features = model.model.concept, model.model.see(model.prepare(cast("Tensor", batch.image)))
-    embedding = quantizer.mlp(features.semantic.mean(dim=(2, 3)))
+    embedding = quantizer.embed(features.semantic, features.tokens)
     concept = quantizer.codebook.nearest(embedding)
     return _rows(batch, concept=concept, distance=(embedding - quantizer.codebook.codes[concept]).double().norm(dim=1))
 

@@ -66,7 +66,7 @@ def test_exports_compute_the_same_in_both_forms(arguments, capsys):
 def test_plain_convolves_all_channels(config):
     """In the plain form, no table row is looked up; else no convolution sees the channels of the condition."""
     model = flow_speed.build(config, [], None)
-    details, semantic = flow_speed.draw_features(model, 1)
+    details, semantic, _ = flow_speed.draw_features(model, 1)
     for name in flow_speed.FORMS:
         with torch.no_grad(), flow_speed.form(model, name):
             flow_speed.FlowSide(model)((*details, semantic))

@@ -66,6 +66,8 @@ def test_models_of_equal_features_share_maps():
         {"prepare": change_weight},
         {"backbone": "test_convnext"},
         {"layers": [0, 2, 3]},
+        {"semantic_level": False, "flow_steps": (1, 1)},
+        {"detail_pooling": "none"},
         {"input_size": (64, 96)},
         {"tile_size": 64},
         {"pre_processor": PreProcessor(Compose([Resize((64, 64)), Normalize([0.5] * 3, [0.2] * 3)]))},
@@ -73,11 +75,17 @@ def test_models_of_equal_features_share_maps():
         {"precision": "bf16-mixed"},
         {"dtype": "bfloat16"},
     ],
-    ids=lambda arguments: next(iter(arguments)),
+    ids=lambda arguments: "-".join(arguments),
 )
 def test_models_of_other_features_do_not(arguments):
     """A single bit of a weight suffices."""
     assert key_of_model(**arguments) != key_of_model()
+
+
+@pytest.mark.parametrize("arguments", [{"prefix_tokens": True}, {"layers": [1, [2, 4], 5]}, {"flow_steps": (1, 1)}])
+def test_other_tokens_or_blocks_do_not(arguments):
+    """Although all weights are the same: those of a transformer up to its last block."""
+    assert key_of_model(backbone="test_vit", layers=None) != key_of_model(backbone="test_vit", **arguments)
 
 
 def test_another_version_of_a_library_does_not(monkeypatch):

@@ -1,47 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images are normalized as the backbone was trained, and a user who does otherwise is told."""
+"""The model's own pre-processor normalizes as the backbone was trained; a user's is left alone, with a warning."""
 
 import warnings
 
 import pytest
 import torch
 from anomalib.pre_processing import PreProcessor
-from torch.testing import assert_close
-from torchvision.transforms.v2 import Compose, Normalize, Resize
+from torchvision.transforms.v2 import Compose, Normalize, Resize, ToDtype
 
 from anomalib_vqflow.export.normalizing import pre_processor_of, warn_of_normalization
+from tests.tiny import tiny_model
 
-IMAGENET = Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
-HALVES = Normalize(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])
+LITE0 = "tf_efficientnet_lite0"  # mean and deviation 0.5
+IMAGENET = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
-@pytest.mark.parametrize(("backbone", "normalize"), [("resnet18", IMAGENET), ("tf_efficientnet_lite0", HALVES)])
-def test_images_are_resized_and_normalized_for_the_backbone(backbone, normalize):
-    """Every backbone has its own mean and deviation."""
-    images = torch.rand(2, 3, 48, 80)
-    expected = normalize(Resize((32, 64), antialias=True)(images))
-    assert_close(pre_processor_of(backbone, (32, 64)).transform(images), expected)
+def test_images_are_resized_and_normalized():
+    """White becomes (1 - mean) / deviation."""
+    assert torch.equal(pre_processor_of(LITE0, (16, 24))(torch.ones(1, 3, 32, 32)), torch.ones(1, 3, 16, 24))
 
 
 @pytest.mark.parametrize(
-    ("transform", "said"),
+    "transform",
     [
-        (None, "does not normalize"),
-        (Resize((32, 32)), "does not normalize"),
-        (IMAGENET, r"normalizes by .*0\.485.* mean \[0\.5, 0\.5, 0\.5\]"),
-        (Compose([HALVES, HALVES]), "normalizes by"),
+        Normalize([0.5] * 3, [0.5] * 3),
+        Normalize([0.5], [0.5]),
+        Compose([Resize(8), Normalize([0.5, 0.5, 0.5004], [0.5] * 3)]),
+        Compose([Resize(8), Compose([ToDtype(torch.float32), Normalize([0.5] * 3, [0.5] * 3)])]),
     ],
-    ids=["none", "resizing only", "of another backbone", "twice"],
 )
-def test_another_normalization_is_told(transform, said):
-    """The warning says what was found and what the backbone expects."""
-    with pytest.warns(UserWarning, match=said):
-        warn_of_normalization(PreProcessor(transform), "tf_efficientnet_lite0")
-
-
-@pytest.mark.parametrize("normalize", [HALVES, Normalize(mean=[0.5003, 0.5, 0.5], std=[0.5, 0.5, 0.5])])
-def test_the_right_normalization_is_not(normalize):
-    """Also within nested transforms, and if its numbers are rounded."""
+def test_agreement_is_silent(transform):
+    """However it is written, up to rounded digits."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_normalization(PreProcessor(Compose([Resize((32, 32)), Compose([normalize])])), "tf_efficientnet_lite0")
+        warn_of_normalization(PreProcessor(transform), LITE0)
+
+
+@pytest.mark.parametrize("transform", [None, Resize(8), Compose([Resize(8), ToDtype(torch.float32)])])
+def test_no_normalization_is_told(transform):
+    """With what was expected."""
+    with pytest.warns(UserWarning, match=rf"does not normalize, but backbone '{LITE0}' .* mean \[0\.5, 0\.5, 0\.5\]"):
+        warn_of_normalization(PreProcessor(transform), LITE0)
+
+
+@pytest.mark.parametrize(
+    "transform", [IMAGENET, Normalize([0.5] * 3, [0.25] * 3), Compose([IMAGENET, Normalize([0.5] * 3, [0.5] * 3)])]
+)
+def test_another_normalization_is_told(transform):
+    """A wrong mean, a wrong deviation, and one after another."""
+    with pytest.warns(UserWarning, match=rf"normalizes by .* but backbone '{LITE0}' was trained with mean"):
+        warn_of_normalization(PreProcessor(transform), LITE0)
+
+
+def test_the_model_warns_and_keeps_the_users():
+    """The transform of the user is what is used."""
+    own = PreProcessor(Compose([Resize((64, 64)), Normalize([0.1] * 3, [0.9] * 3)]))
+    with pytest.warns(UserWarning, match=r"normalizes by .*0\.1.* give pre_processor=True"):
+        model = tiny_model(pre_processor=own)
+    assert model.pre_processor is own
