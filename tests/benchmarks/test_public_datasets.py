@@ -178,7 +178,7 @@ def test_names_of_models(name, arguments, tmp_path, monkeypatch, capsys):
     assert f"VQFlow, {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("dataset", set(public_datasets.DATASETS) - {"mvtec_ad_visa"})
+@pytest.mark.parametrize("dataset", sorted(set(public_datasets.DATASETS) - {"mvtec_ad_visa"}))
 def test_missing_data_are_described_and_not_downloaded(dataset, run, tmp_path, monkeypatch, capsys):
     """The message has a missing path, the source and the layout; nothing is written."""
     monkeypatch.setattr("urllib.request.urlretrieve", lambda *_, **__: pytest.fail("downloads"))
