@@ -16,7 +16,7 @@ ScoreMap = Literal["likelihood", "multiplicative", "additive"]
 LOG_DET_WEIGHT = 0.25
 """Weight of the log-determinant in the likelihood map; see :class:`AnomalyMapGenerator`."""
 
-SMALLEST_ENERGY = 1e-6  # whose logarithm is finite
+SMALLEST_ENERGY = 0.05  # of a cell far below normal; of less, some runtimes lose the digits
 
 
 class Scores(NamedTuple):

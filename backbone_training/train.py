@@ -113,6 +113,7 @@ def main() -> None:
         num_levels=3,
         detail_pooling="stride_2",
         semantic_level=False,
+        prefix_tokens=False,
         pre_trained=args.teacher,
         input_size=(SIZE, SIZE),
     )

@@ -359,7 +359,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     expected = {
         str(path.relative_to(ROOT)) for path in (ROOT / "anomalib_vqflow").rglob("*") if path.suffix in kept
     } | {"anomalib_vqflow_hook.py"}
-    expected |= {f"anomalib_vqflow/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
+    expected |= {f"anomalib_vqflow/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert held == expected
 
 

@@ -57,7 +57,7 @@ def test_plain_flows_cost_what_their_shapes_say(model, images):
     shapes = zip((2, 1, 1), model.features.detail_shapes, strict=True)
     for level, (num_couplings, (channels, height, width)) in enumerate(shapes):
         kept, changed = channels - channels // 2, channels // 2
-        of_a_coupling = height * width * 9 * hidden * (kept + condition + 2 * changed)
+        of_a_coupling = height * width * hidden * (9 * (kept + condition) + 2 * changed)  # the second one is pointwise
         whitening = height * width * channels**2
         of_the_gaussian = 2 * channels * ARGUMENTS["concept_dim"]
         expected = num_couplings * of_a_coupling + whitening + of_the_gaussian

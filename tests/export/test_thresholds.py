@@ -21,7 +21,7 @@ def test_each_concept_has_its_threshold(model, tmp_path, suffix):
     generator = torch.Generator().manual_seed(0)
     concepts = used.repeat(200)
     lowest, highest = torch.stack((post.image_min, post.pixel_min)), torch.stack((post.image_max, post.pixel_max))
-    spread = (concepts + 1)[:, None] * (highest - lowest)
+    spread = (1 + concepts / 10)[:, None] * (highest - lowest)
     scores = lowest + torch.rand(len(concepts), 2, generator=generator) * spread
     post.normal_scores = torch.cat((scores, concepts[:, None]), dim=1)
     post.set_false_alarm_rate(0.1)
