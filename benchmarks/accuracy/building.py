@@ -14,15 +14,13 @@ import timm
 import torchvision
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule, TimmFeatureExtractor
-from anomalib.pre_processing import PreProcessor
 from safetensors.torch import load_file
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.fx import GraphModule
-from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_vqflow import MultiCategory, VQFlow
 from anomalib_vqflow.backbones.weights import load_packaged_weights, packaged_weights
+from anomalib_vqflow.export import pre_processor_of
 
 Weights = bool | str
 
@@ -109,7 +107,7 @@ def build_model(definition: Mapping[str, Any], evaluator: Evaluator) -> Anomalib
     if "pre_trained" in inspect.signature(kind).parameters:
         own["pre_trained"] = downloads
     if size is not None:
-        own["pre_processor"] = pre_processor(backbone, size)
+        own["pre_processor"] = pre_processor_of(backbone, (size, size))
     with reporting_downloads(random_weights=not downloads):
         model = kind(**own, **common, **arguments)
     if isinstance(weights, str):
@@ -118,21 +116,6 @@ def build_model(definition: Mapping[str, Any], evaluator: Evaluator) -> Anomalib
         load_packaged_weights(body, packaged, backbone)
     _check_layers(model, arguments.get("layers"))
     return model
-
-
-def pre_processor(backbone: str, size: int) -> PreProcessor:
-    """Resize images as VQFlow does, and normalize them as the backbone was trained.
-
-    Args:
-        backbone: Name of the backbone; one that timm does not know gets ImageNet's mean and standard deviation.
-        size: Height and width in pixels.
-
-    Returns:
-        The pre-processor.
-    """
-    known = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
-    mean, std = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if known is None else (known.mean, known.std)
-    return PreProcessor(Compose([Resize((size, size), antialias=True), Normalize(mean=list(mean), std=list(std))]))
 
 
 @contextmanager
