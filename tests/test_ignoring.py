@@ -94,6 +94,11 @@ def test_truth_without_masks_is_kept(tmp_path):
     assert given.gt_label is None
 
 
+def varying(named_maps, product, columns):
+    """Whether any map of a product is more than the lowest value, which those of some normal images are all over."""
+    return any(part.max() > 0 for path, part in ((p, m[..., columns]) for p, m in named_maps) if product in path)
+
+
 def test_a_run_with_a_mask_for_one_product(tmp_path):
     """Its regions are taken out before anything reads predictions, as ``vqflow-predict`` does; a warning tells where
     a mask fits nothing.
@@ -108,11 +113,11 @@ def test_a_run_with_a_mask_for_one_product(tmp_path):
     kinds = [type(callback) for callback in engine.trainer.callbacks]
     assert kinds.index(IgnoreRegions) < min(kinds.index(SeparatingPostProcessor), kinds.index(CategoryEvaluator))
     batches = engine.predict(VQFlow.load_from_checkpoint(engine.best_model_path), datamodule=data)
-    for found in batches:
-        for path, anomaly_map in zip(found.image_path, found.anomaly_map, strict=True):
-            left, right = anomaly_map[..., :32], anomaly_map[..., 32:]
-            assert (left == left.min()).all() == ("nut" in path)
-            assert right.min() < right.max()
+    named = [pair for found in batches for pair in zip(found.image_path, found.anomaly_map, strict=True)]
+    left, right = slice(None, 32), slice(32, None)
+    assert varying(named, "nut", right)
+    assert not varying(named, "nut", left)
+    assert varying(named, "bolt", left)
     scores = {path: score for found in batches for path, score in zip(found.image_path, found.pred_score, strict=True)}
     options = ["--ignore", str(masks), "--output", str(tmp_path / "out.csv"), "--device", "cpu"]
     assert main([engine.best_model_path, *scores, *options]) == 0
