@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .calibration import ConceptCalibration
+from .score_maps import MAPS, log_energies, mean_map
 from .top_mean import top_mean
 
 ScoreMap = Literal["likelihood", "multiplicative", "additive"]
 
 LOG_DET_WEIGHT = 0.25
 """Weight of the log-determinant in the likelihood map; see :class:`AnomalyMapGenerator`."""
-
-SMALLEST_ENERGY = 0.05  # of a cell far below normal; of less, some runtimes lose the digits
 
 
 class Scores(NamedTuple):
@@ -35,10 +34,10 @@ class AnomalyMapGenerator(nn.Module):
 
     - ``likelihood``: of the energy :math:`E_i = -\log p_i - \tfrac14 \mathrm{mean}_c \log|\det J_i|` of each cell, in
       standard deviations :math:`t_i` from the mean of normal cells, which is learned in training. Images are scored by
-      :math:`t = \mathrm{mean}_i t_i`, pixels by :math:`\mathrm{mean}_i \log \mathrm{softplus}(t_i)`, which is high only
-      where the levels agree. It is absolute: an image that is wrong everywhere scores high, and scores of images
-      compare. The full likelihood would have the log-determinant with weight 1; a quarter measured best on generated
-      products of a seed that no reported number uses. Once :class:`.ConceptCalibration` is fitted, both are put on the
+      :math:`t = \mathrm{mean}_i t_i`, pixels by :math:`\mathrm{mean}_i \log(w \, \mathrm{softplus}(t_i))`, which is
+      high only where the levels agree, and less near the border (:func:`.log_energies`). It is absolute: an image that
+      is wrong everywhere scores high, and scores of images compare. The full likelihood would have the log-determinant
+      with weight 1; a quarter measured best on generated products of a seed that no reported number uses. Once :class:`.ConceptCalibration` is fitted, both are put on the
       scale of the image's concept, :math:`(t - m_k) / \tau_k`.
     - ``multiplicative``: :math:`1 - \exp(\sum_i \log p_i - \max)`, relative to the image's best pixel.
     - ``additive``: :math:`(\max - \sum_i \exp(\log p_i - \max_i)) / L`, each level relative to the image's best cell.
@@ -132,8 +131,8 @@ class AnomalyMapGenerator(nn.Module):
         """
         if self.needs_log_det:
             levels = self._standard_energies(latents, log_dets)
-            raw_score_map = self.calibration(_mean(levels, self.score_levels, size), concept)
-            raw_map = self.map_calibration(_mean(_logs(levels), self.map_levels, size), concept)
+            raw_score_map = self.calibration(mean_map(levels, self.score_levels, size), concept)
+            raw_map = self.map_calibration(mean_map(log_energies(levels), self.map_levels, size), concept)
         else:
             levels = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # log p_i, (B, 1, h_i, w_i)
             combine = MAPS[self.score_map]
@@ -170,7 +169,7 @@ class AnomalyMapGenerator(nn.Module):
             cell's energy.
         """
         levels = self._standard_energies(latents, log_dets)
-        maps = _mean(levels, self.score_levels, size), _mean(_logs(levels), self.map_levels, size)
+        maps = mean_map(levels, self.score_levels, size), mean_map(log_energies(levels), self.map_levels, size)
         return torch.stack([top_mean(m, self.top_k_ratio) for m in maps], dim=1)
 
     def fit_calibration_(self, scores: Tensor, concept: Tensor) -> None:
@@ -243,59 +242,9 @@ def to_unit(raw: Tensor) -> Tensor:
     return 1 - 1 / (1 + F.softplus(raw).log1p())
 
 
-def multiplicative_map(log_p: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Multiply the likelihoods of the levels, relative to the best pixel; maps of shape ``(B, 1, h_i, w_i)``."""
-    total = _upsampled_sum(log_p, size)
-    return 1 - (total - total.amax(dim=(2, 3), keepdim=True)).exp()
-
-
-def additive_map(log_p: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Add the likelihoods of the levels, each relative to its best cell; maps of shape ``(B, 1, h_i, w_i)``.
-
-    Unlike the release's, the map is divided by the number of levels, so that it lies in [0, 1].
-    """
-    relative = [(level - level.amax(dim=(2, 3), keepdim=True)).exp() for level in log_p]
-    total = _upsampled_sum(relative, size)
-    return (total.amax(dim=(2, 3), keepdim=True) - total) / len(log_p)
-
-
 def _chosen_levels(name: str, levels: Sequence[int] | None, num_levels: int, default: int) -> list[int]:
     chosen = sorted(set(range(default) if levels is None else levels))
     if not chosen or chosen[0] < 0 or chosen[-1] >= num_levels:
         msg = f"{name} must name some of the {num_levels} levels, 0 (the finest) to {num_levels - 1}, got {levels}."
         raise ValueError(msg)
     return chosen
-
-
-def _logs(levels: Sequence[Tensor]) -> list[Tensor]:
-    """Take logarithms of energies, which standardized ones become as soon as they are not negative."""
-    return [F.softplus(level).clamp_min(SMALLEST_ENERGY).log() for level in levels]
-
-
-def _mean(levels: Sequence[Tensor], indices: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Average some levels; maps of shape ``(B, 1, H, W)``."""
-    return _upsampled_sum([levels[index] for index in indices], size) / len(indices)
-
-
-def _upsampled_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Interpolate maps of shape ``(B, 1, h_i, w_i)`` bilinearly with aligned corners, and add them up."""
-    sizes = [length for m in maps for length in m.shape[-2:]]
-    if torch.compiler.is_exporting() and all(isinstance(length, int) for length in (*sizes, *size)):
-        # One product for all levels: runtimes then need no sum of three maps of the size of the image.
-        columns = [_interpolation(m.shape[-2], size[0], m).T @ m for m in maps]  # (B, 1, H, w_i)
-        rows = [_interpolation(m.shape[-1], size[1], m) for m in maps]  # (w_i, W)
-        return torch.cat(columns, dim=-1) @ torch.cat(rows)
-    upsampled = [F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps]
-    total = upsampled[0]
-    for level in upsampled[1:]:
-        total = total + level
-    return total
-
-
-def _interpolation(length: int, target: int, like: Tensor) -> Tensor:
-    """Build the matrix of shape ``(length, target)`` that interpolates a row linearly."""
-    rows = torch.eye(length, dtype=like.dtype, device=like.device)
-    return F.interpolate(rows[None], size=target, mode="linear", align_corners=True)[0]
-
-
-MAPS = {"multiplicative": multiplicative_map, "additive": additive_map}

@@ -24,9 +24,9 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
 from anomalib_vqflow import VQFlow
-from anomalib_vqflow.anomaly_map import MAPS
 from anomalib_vqflow.flows.gaussian import ConceptGaussian
 from anomalib_vqflow.quantization import Codebook
+from anomalib_vqflow.score_maps import MAPS
 
 RECIPE = {
     "use_whitening": False,

@@ -5,9 +5,9 @@ import pytest
 import torch
 from anomalib.data import ImageBatch
 
-from anomalib_vqflow.anomaly_map import MAPS
 from anomalib_vqflow.flows.gaussian import ConceptGaussian
 from anomalib_vqflow.quantization import Codebook
+from anomalib_vqflow.score_maps import MAPS
 from anomalib_vqflow.top_mean import top_mean
 from benchmarks.accuracy.published_recipe import NormalCodebook, PublishedRecipe
 from tests.tiny import ARGUMENTS
