@@ -37,8 +37,9 @@ class AnomalyMapGenerator(nn.Module):
       :math:`t = \mathrm{mean}_i t_i`, pixels by :math:`\mathrm{mean}_i \log(w \, \mathrm{softplus}(t_i))`, which is
       high only where the levels agree, and less near the border (:func:`.log_energies`). It is absolute: an image that
       is wrong everywhere scores high, and scores of images compare. The full likelihood would have the log-determinant
-      with weight 1; a quarter measured best on generated products of a seed that no reported number uses. Once :class:`.ConceptCalibration` is fitted, both are put on the
-      scale of the image's concept, :math:`(t - m_k) / \tau_k`.
+      with weight 1; a quarter measured best on generated products of a seed that no reported number uses. Once
+      :class:`.ConceptCalibration` is fitted, both are put on the scale of the image's concept,
+      :math:`(t - m_k) / \tau_k`.
     - ``multiplicative``: :math:`1 - \exp(\sum_i \log p_i - \max)`, relative to the image's best pixel.
     - ``additive``: :math:`(\max - \sum_i \exp(\log p_i - \max_i)) / L`, each level relative to the image's best cell.
 
