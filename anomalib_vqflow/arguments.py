@@ -137,6 +137,7 @@ RULES = {
     "use_whitening": SWITCH,
     "whitening_noise": NOT_NEGATIVE,
     "commitment_weight": NOT_NEGATIVE,
+    "tail_weight": Rule("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1),
     "lr": POSITIVE,
     "warmup_ratio": Rule("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1),
     "lr_schedule": _one_of({"constant", "cosine"}),

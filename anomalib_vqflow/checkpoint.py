@@ -18,7 +18,9 @@ CHECKPOINT_KEY = "vqflow"
 PRE_PROCESSOR_KEY = "anomalib_pre_processor_config"
 CHECKPOINT_FORMAT = 2
 """How weights are named. Checkpoints of version 0.1, which name them otherwise, tell no format."""
-MAY_CHANGE = frozenset({"pre_trained", "commitment_weight", "lr", "warmup_ratio", "lr_schedule", "concept_novelty"})
+MAY_CHANGE = frozenset(
+    {"pre_trained", "commitment_weight", "tail_weight", "lr", "warmup_ratio", "lr_schedule", "concept_novelty"}
+)
 """Arguments that may change after a training, because they only say how to train; ``pre_trained``, because the weights
 come from the checkpoint. All others change what the weights, the calibration or the thresholds mean."""
 

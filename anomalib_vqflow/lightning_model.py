@@ -95,6 +95,7 @@ class VQFlow(
             and with it the harm that a lower precision does; from 0.1 on, INT8 exports include the backbone. Not
             published.
         commitment_weight: Weight of the codebooks' commitment in the loss.
+        tail_weight: Weight of the least likely tenth of a batch's cells in the loss, in [0, 1]. Ours; 0 as published.
         lr: Learning rate of Adam.
         warmup_ratio: Share of the training with a linearly rising learning rate; 10 of 60 epochs as published.
         lr_schedule: ``constant`` after the warm-up, as published, or ``cosine``, which falls to 0 at the end of the
@@ -150,6 +151,7 @@ class VQFlow(
         use_whitening: bool = True,
         whitening_noise: float = 0.15,
         commitment_weight: float = 1.0,
+        tail_weight: float = 0.3,
         lr: float = 2e-3,
         warmup_ratio: float = 1 / 6,
         lr_schedule: Literal["constant", "cosine"] = "cosine",
@@ -210,7 +212,7 @@ class VQFlow(
             map_levels=map_levels,
             score_levels=score_levels,
         )
-        self.loss = VQFlowLoss(commitment_weight=commitment_weight)
+        self.loss = VQFlowLoss(commitment_weight=commitment_weight, tail_weight=tail_weight)
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> STEP_OUTPUT:
         """Compute the loss of a batch and log it with its parts.

@@ -73,6 +73,7 @@ def check_refused(root, folder, words):
         ({"hidden_dim": 0}, "hidden_dim"),
         ({"affine_clamp": 0.0}, "affine_clamp"),
         ({"commitment_weight": -1.0}, "commitment_weight must be a number of at least 0"),
+        ({"tail_weight": 1.5}, r"tail_weight must be a number in \[0, 1\]"),
         ({"concept_novelty": -1.0}, "concept_novelty must be a number of at least 0"),
         ({"score_map": "sum"}, "score_map must be one of"),
         ({"top_k_ratio": 0.0}, r"top_k_ratio must be a number in \(0, 1\]"),

@@ -91,7 +91,13 @@ def test_a_checkpoint_of_another_configuration_is_refused(root, trained, tmp_pat
 def test_arguments_that_only_say_how_to_train_may_differ_from_the_checkpoint(trained):
     """They can be chosen anew when loading, and the model predicts the same."""
     loaded = VQFlow.load_from_checkpoint(
-        trained[2], lr=0.5, warmup_ratio=0.5, lr_schedule="cosine", commitment_weight=2.0, concept_novelty=1.0
+        trained[2],
+        lr=0.5,
+        warmup_ratio=0.5,
+        lr_schedule="cosine",
+        commitment_weight=2.0,
+        tail_weight=0.5,
+        concept_novelty=1.0,
     )
     image = torch.rand(1, 3, 64, 64)
 

@@ -47,6 +47,7 @@ PAPER_AND_RELEASE = {
     "use_fusion": True,
     "use_whitening": False,
     "commitment_weight": 1.0,
+    "tail_weight": 0.0,
     "lr": 1e-4,
     "warmup_ratio": 10 / 60,
     "lr_schedule": "constant",

@@ -23,8 +23,8 @@ def batch(size=4, dtype=torch.float64):
     return latents, [torch.randn_like(z[:, 0]) for z in latents]
 
 
-def loss_terms(latents, log_dets, commitment, weight=1.0):
-    return VQFlowLoss(commitment_weight=weight)(latents, log_dets, commitment)
+def loss_terms(latents, log_dets, commitment, weight=1.0, tail_weight=0.0):
+    return VQFlowLoss(commitment_weight=weight, tail_weight=tail_weight)(latents, log_dets, commitment)
 
 
 def test_equals_the_negative_log_likelihood():
@@ -55,11 +55,13 @@ def test_standard_normal_latents_cost_half_a_nat_per_dimension():
     assert loss_terms(latents, [torch.zeros(64, 32, 32)], torch.zeros(())).nll.item() == pytest.approx(0.5, abs=0.01)
 
 
-def test_duplicating_the_batch_changes_nothing():
-    """The loss is a mean over images, whatever their number."""
-    latents, log_dets = batch()
-    once = loss_terms(latents, log_dets, torch.tensor(0.3))
-    twice = loss_terms(*([torch.cat((z, z)) for z in maps] for maps in (latents, log_dets)), torch.tensor(0.3))
+@pytest.mark.parametrize("tail_weight", [0.0, 0.3, 1.0])
+def test_duplicating_the_batch_changes_nothing(tail_weight):
+    """The loss is a mean over images, whatever their number, and its tail a share of their cells."""
+    latents, log_dets = batch(size=10)  # a tenth of the cells of each level is a whole number
+    both = ([torch.cat((z, z)) for z in maps] for maps in (latents, log_dets))
+    once = loss_terms(latents, log_dets, torch.tensor(0.3), tail_weight=tail_weight)
+    twice = loss_terms(*both, torch.tensor(0.3), tail_weight=tail_weight)
 
     for ours, theirs in zip(once, twice, strict=True):
         assert_close(ours, theirs)
@@ -94,6 +96,28 @@ def test_gradients_in_closed_form():
     assert not any(part.requires_grad for part in (terms.nll, terms.log_det, terms.commitment))
 
 
+def test_the_tail_is_the_mean_over_the_least_likely_tenth_of_the_cells():
+    """Of each level, times its cells; the logged likelihood is that of all cells."""
+    latents, log_dets = [torch.randn(4, 3, 5, 6), torch.randn(4, 2, 5, 1)], [torch.randn(4, 5, 6), torch.randn(4, 5, 1)]
+    plain = loss_terms(latents, log_dets, torch.zeros(()))
+    terms = loss_terms(latents, log_dets, torch.zeros(()), tail_weight=0.25)
+    cells = [0.5 * z.square().sum(dim=1) - log_det for z, log_det in zip(latents, log_dets, strict=True)]
+    fine, coarse = (level.flatten().sort(descending=True).values for level in cells)
+
+    tail = 30 * fine[:12].mean() + 5 * coarse[:2].mean()
+    assert_close(terms.total, 0.75 * plain.total + 0.25 * tail)
+    assert terms.nll == plain.nll
+
+
+def test_a_tail_of_equal_cells_is_their_mean():
+    """Whatever the weight, and with a gradient for each of them."""
+    latents, log_dets = [torch.ones(2, 3, 4, 4, requires_grad=True)], [torch.zeros(2, 4, 4)]
+    terms = loss_terms(latents, log_dets, torch.zeros(()), tail_weight=1.0)
+    assert_close(terms.total, torch.tensor(24.0))
+    terms.total.backward()
+    assert_close(latents[0].grad, torch.full((2, 3, 4, 4), 0.5))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("half_log_det", [False, True])
 def test_half_precision_is_summed_in_float32(dtype, half_log_det):
@@ -117,4 +141,11 @@ def test_float64_stays_float64():
 def test_negative_weight_is_refused():
     """It would push the encoders away from their codes."""
     with pytest.raises(ValueError, match=r"commitment_weight must not be negative, got -0\.5"):
-        VQFlowLoss(commitment_weight=-0.5)
+        VQFlowLoss(commitment_weight=-0.5, tail_weight=0.0)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.5])
+def test_a_tail_weight_that_is_no_share_is_refused(weight):
+    """The likelihood of all cells would have a negative weight."""
+    with pytest.raises(ValueError, match=rf"tail_weight must lie in \[0, 1\], got {weight}"):
+        VQFlowLoss(commitment_weight=1.0, tail_weight=weight)

@@ -163,7 +163,9 @@ def test_a_single_image_of_several_tiles_trains():
     """All of its tiles make a batch, and every trainable parameter gets a gradient."""
     model = build().train()
     output = model(images(1))
-    VQFlowLoss(commitment_weight=1.0)(output.latents, output.log_dets, output.commitment).total.backward()
+    VQFlowLoss(commitment_weight=1.0, tail_weight=0.3)(
+        output.latents, output.log_dets, output.commitment
+    ).total.backward()
 
     assert len(output.latents[0]) == 12
     assert all(parameter.grad.any() for parameter in model.parameters() if parameter.requires_grad)

@@ -51,7 +51,7 @@ def encode(model, details, semantic, prototype):
 
 
 def loss(output):
-    return VQFlowLoss(commitment_weight=1.0)(output.latents, output.log_dets, output.commitment).total
+    return VQFlowLoss(commitment_weight=1.0, tail_weight=0.3)(output.latents, output.log_dets, output.commitment).total
 
 
 def test_training_and_evaluation_give_their_own_outputs():

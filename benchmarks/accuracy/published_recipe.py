@@ -30,6 +30,7 @@ from anomalib_vqflow.score_maps import MAPS
 
 RECIPE = {
     "use_whitening": False,
+    "tail_weight": 0.0,
     "lr": 1e-4,
     "lr_schedule": "constant",
     "concept_novelty": 0.0,

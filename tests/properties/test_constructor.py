@@ -33,6 +33,7 @@ VALID = {
     "affine_clamp": st.floats(0.1, 4),
     "whitening_noise": st.floats(0, 1),
     "commitment_weight": st.floats(0, 2),
+    "tail_weight": st.floats(0, 1),
     "lr": st.floats(1e-6, 1),
     "warmup_ratio": st.floats(0, 1),
     "lr_schedule": st.sampled_from(("constant", "cosine")),
