@@ -8,6 +8,8 @@ and its classes are set as attributes there. In ``anomalib benchmark``, a class 
 
 The entry point ``anomalib_vqflow_hook`` calls this while torch is being imported, which may be in the middle of
 ``anomalib.models``. Its end can't be seen then, but the end of the last module that it imports can.
+
+A module of ours may be what imports anomalib. Others of ours can't import it before its end, so offers wait for that.
 """
 
 import logging
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
     from importlib.abc import Loader
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,8 @@ _OFFERS = (
         replaces=True,
     ),
 )
-_WATCHED = frozenset(name for offer in _OFFERS for name in (offer.host, offer.last_import, offer.ours))
+_OURS = f"{__package__}."
+_WATCHED = frozenset(name for offer in _OFFERS for name in (offer.host, offer.last_import))
 
 
 def register() -> None:
@@ -69,12 +73,13 @@ class _Finder:
     def __init__(self) -> None:
         self.searching = threading.local()
         self.running: set[str] = set()
+        self.waiting: set[_Offer] = set()  # for modules of ours that are running
 
     def find_spec(
         self, fullname: str, path: "Sequence[str] | None" = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find a watched module through the other finders; anything else is left to them."""
-        if fullname not in _WATCHED or getattr(self.searching, "now", False):
+        if not (fullname in _WATCHED or fullname.startswith(_OURS)) or getattr(self.searching, "now", False):
             return None
         self.searching.now = True  # another package's finder may ask all finders, as this one does
         try:
@@ -104,8 +109,11 @@ class _Loader:
         _FINDER.running.add(name)
         try:
             self._loader.exec_module(module)
-        finally:
+        except BaseException:
             _FINDER.running.discard(name)
+            _publish_or_wait(_FINDER.waiting, finished=None)
+            raise
+        _FINDER.running.discard(name)
         _after_import(name)
 
     def __getattr__(self, name: str) -> object:
@@ -117,19 +125,31 @@ _FINDER = _Finder()
 
 def _after_import(name: str) -> None:
     """Import our module if its host has just come to its end, and offer its classes."""
-    for offer in _OFFERS:
-        at_last_import = name == offer.last_import and offer.host not in _FINDER.running
-        if name in {offer.host, offer.ours} or at_last_import:
-            try:
-                _publish(offer, finished=name == offer.ours)
-            except Exception as error:  # noqa: BLE001  (torch and anomalib must work without us)
-                logger.warning(
-                    "%s could not be imported, so anomalib does not know %s: %s: %s",
-                    offer.ours,
-                    " and ".join(offer.classes),
-                    type(error).__name__,
-                    error,
-                )
+    due = {
+        offer
+        for offer in _OFFERS
+        if name in {offer.host, offer.ours} or (name == offer.last_import and offer.host not in _FINDER.running)
+    }
+    _publish_or_wait(due | _FINDER.waiting, finished=name)
+
+
+def _publish_or_wait(offers: "AbstractSet[_Offer]", *, finished: str | None) -> None:
+    """Offer classes now if none of our modules is running, else at the end of the last one."""
+    if any(name.startswith(_OURS) for name in _FINDER.running):
+        _FINDER.waiting |= offers
+        return
+    _FINDER.waiting -= offers
+    for offer in (offer for offer in _OFFERS if offer in offers):
+        try:
+            _publish(offer, finished=finished == offer.ours)
+        except Exception as error:  # noqa: BLE001  (torch and anomalib must work without us)
+            logger.warning(
+                "%s could not be imported, so anomalib does not know %s: %s: %s",
+                offer.ours,
+                " and ".join(offer.classes),
+                type(error).__name__,
+                error,
+            )
 
 
 def _publish(offer: _Offer, *, finished: bool) -> None:

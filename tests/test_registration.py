@@ -110,20 +110,33 @@ FAKE = {
     "anomalib/data/predict.py": "class PredictDataset: pass",
     "anomalib_vqflow/lightning_model.py": """
         from anomalib.models.components import AnomalibModule
+        from anomalib_vqflow.export import Exporter
         class VQFlow(AnomalibModule): pass
     """,
-    "anomalib_vqflow/data.py": """
+    "anomalib_vqflow/data/__init__.py": """
+        from importlib import import_module
+        def __getattr__(name):
+            modules = {"MultiCategory": ".multi_category", "SyntheticProducts": ".synthetic_products"}
+            if name not in modules: raise AttributeError(name)
+            return getattr(import_module(modules[name], __name__), name)
+    """,
+    "anomalib_vqflow/data/multi_category.py": """
         from anomalib.data import AnomalibDataModule
         class MultiCategory(AnomalibDataModule): pass
+    """,
+    "anomalib_vqflow/data/synthetic_products.py": """
+        from anomalib.data import AnomalibDataModule
         class SyntheticProducts(AnomalibDataModule): pass
     """,
+    "anomalib_vqflow/export.py": "import anomalib.models\nclass Exporter: pass",
 }
 CHECK = """
 import sys, anomalib.models as m, anomalib.data as d
 assert m.VQFlow is sys.modules["anomalib_vqflow.lightning_model"].VQFlow
 assert [c.__name__ for c in m.list_models()] == ["VQFlow"], m.list_models()
 assert {c.__name__ for c in d.AnomalibDataModule.__subclasses__()} == {"MultiCategory", "SyntheticProducts"}
-assert d.MultiCategory.__module__ == d.SyntheticProducts.__module__ == "anomalib_vqflow.data"
+assert d.MultiCategory.__module__ == "anomalib_vqflow.data.multi_category"
+assert d.SyntheticProducts.__module__ == "anomalib_vqflow.data.synthetic_products"
 """
 
 
@@ -156,6 +169,7 @@ ORDERS = {
     "our model's module": "import anomalib_vqflow.lightning_model",
     "our data": "from anomalib_vqflow import MultiCategory",
     "our data's module": "import anomalib_vqflow.data",
+    "our export, which our model needs": "import anomalib_vqflow.export",
 }
 
 
