@@ -260,7 +260,7 @@ class VQFlowModel(nn.Module):
             scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, log_dets, self.seen_size))
             concepts.append(concept_indices)
         found = torch.cat(concepts) if concepts else torch.empty(0, dtype=torch.long)
-        self.anomaly_map_generator.fit_calibration_(torch.cat(scores) if scores else torch.empty(0, 2), found)
+        self.anomaly_map_generator.fit_calibration_(torch.cat(scores) if scores else torch.empty(0), found)
         return found
 
     @property
