@@ -95,42 +95,41 @@ def pooled(mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return of_all, sum_over_processes(weight * (variance + (mean - of_all).square()))
 
 
-class _Synced(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  (what torch's three kinds have in common)
-    """Batch normalization whose batch is that of all processes.
+class SyncedBatchNorm1d(nn.BatchNorm1d):
+    """``BatchNorm1d`` whose batch, in training, is that of all processes.
 
     torch's ``SyncBatchNorm`` does the same on GPUs, and refuses to run on CPUs.
     """
 
-    momentum: float
-    running_mean: Tensor  # (C,)
-    running_var: Tensor  # (C,)
-    num_batches_tracked: Tensor  # ()
-
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize a batch of shape ``(B, C, ...)``; in training by its own statistics, which it also follows."""
-        if not self.training or num_processes() == 1:
-            return super().forward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32)).transpose(0, 1).flatten(1)  # (C, N)
-        mean, variance = pooled(wide.mean(dim=1), wide.var(dim=1, correction=0), count=wide.shape[1])
-        with torch.no_grad():
-            count = sum_over_processes(wide.new_tensor(wide.shape[1]))
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-            self.num_batches_tracked.add_(1)
-        scale = (variance + self.eps).rsqrt() * self.weight
-        normal = (wide - mean[:, None]) * scale[:, None] + self.bias[:, None]
-        return normal.unflatten(1, (x.shape[0], *x.shape[2:])).transpose(0, 1).to(x.dtype)
+        """Normalize vectors of shape ``(B, C)``."""
+        return _normalized(self, x) if self.training and num_processes() > 1 else super().forward(x)
 
 
-class SyncedBatchNorm1d(_Synced, nn.BatchNorm1d):
-    """``BatchNorm1d`` over the batch of all processes."""
-
-
-class SyncedBatchNorm2d(_Synced, nn.BatchNorm2d):
-    """``BatchNorm2d`` over the batch of all processes.
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """``BatchNorm2d`` whose batch, in training, is that of all processes.
 
     Example:
         >>> import torch
         >>> SyncedBatchNorm2d(3)(torch.rand(2, 3, 4, 4)).mean().abs() < 1e-6
         tensor(True)
     """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize maps of shape ``(B, C, h, w)``."""
+        return _normalized(self, x) if self.training and num_processes() > 1 else super().forward(x)
+
+
+def _normalized(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Normalize ``x``, ``(B, C, ...)``, by the statistics of all processes, and follow these."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).transpose(0, 1).flatten(1)  # (C, N)
+    mean, variance = pooled(wide.mean(dim=1), wide.var(dim=1, correction=0), count=wide.shape[1])
+    with torch.no_grad():
+        count = sum_over_processes(wide.new_tensor(wide.shape[1]))
+        momentum = cast("float", norm.momentum)
+        cast("Tensor", norm.running_mean).lerp_(mean, momentum)
+        cast("Tensor", norm.running_var).lerp_(variance * count / (count - 1), momentum)
+        cast("Tensor", norm.num_batches_tracked).add_(1)
+    scale = (variance + norm.eps).rsqrt() * norm.weight
+    normal = (wide - mean[:, None]) * scale[:, None] + norm.bias[:, None]
+    return normal.unflatten(1, (x.shape[0], *x.shape[2:])).transpose(0, 1).to(x.dtype)
