@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .calibration import ConceptCalibration
+from .distributed import pooled
 from .score_maps import MAPS, log_energies, mean_map
 from .top_mean import top_mean
 
@@ -197,6 +198,7 @@ class AnomalyMapGenerator(nn.Module):
         levels = energies(latents, log_dets)
         mean = torch.stack([level.mean() for level in levels]).to(self.level_mean.dtype)
         variance = torch.stack([level.var(correction=0) for level in levels]).to(self.level_mean.dtype)
+        mean, variance = pooled(mean, variance, count=len(levels[0]))
         finite = mean.isfinite().all() & variance.isfinite().all()  # training stops at such a loss, in its own words
         weight = torch.where(finite, 1 / (self.num_observed + 1).clamp_max(100), 0.0)
         self.level_mean.lerp_(mean.nan_to_num(posinf=0.0, neginf=0.0), weight)

@@ -3,11 +3,9 @@
 
 from typing import cast
 
-import torch
 from anomalib.data import Batch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
 from .features import Features
@@ -38,7 +36,7 @@ class BatchMixin(LightningModule):
             return f"{where} Images have NaN or infinite pixels: {names}. Repair or remove them. {safe}"
         return f"{where} {safe} Resume from it with a smaller lr (now {self.lr}), or in precision 32 if it was lower."
 
-    def _leave_out_short_batch(self, batch_idx: int) -> STEP_OUTPUT:
+    def _leave_out_short_batch(self, batch_idx: int) -> None:
         if batch_idx == 0:
             msg = (
                 "VQ-Flow cannot train on single images, because its encoders normalize over the batch, but the first "
@@ -48,10 +46,6 @@ class BatchMixin(LightningModule):
         if not self._told_short_batch:
             rank_zero_warn("The last batch of an epoch has a single image and is left out of the training.")
             self._told_short_batch = True
-        if self.trainer.world_size == 1:
-            return None
-        trainable = [parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]
-        return {"loss": 0.0 * torch.stack(trainable).sum()}
 
 
 def broken_images(batch: Batch) -> list[str]:

@@ -183,7 +183,7 @@ class CheckpointMixin(LightningModule):
         if differing_arguments(self._loaded_arguments, self.hparams):
             raise ValueError(explain_mismatch(self._loaded_arguments, self.hparams))
         resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        if resumes and self.trainer.world_size == 1 and ours:
+        if resumes and ours:
             # Setting up the dataloader draws from the generators. If the checkpoint was made after an epoch, this is
             # what began the next epoch; if it was made in an epoch, after validation, it is not.
             restore_random_states(ours["random_states"])
@@ -216,11 +216,14 @@ class CheckpointMixin(LightningModule):
         return super().load_from_checkpoint(*args, **kwargs).eval()
 
     def on_train_start(self) -> None:
-        """Restore the random states if a training is resumed in an epoch."""
+        """Restore the random states if a training is resumed in an epoch; processes draw noise of their own."""
         super().on_train_start()
         if self._later_random_states is not None:
             restore_random_states(self._later_random_states)
             self._later_random_states = None
+        if self.trainer.global_rank > 0:  # Lightning gives all processes the same seed
+            seeds = np.random.SeedSequence([torch.initial_seed(), self.trainer.global_rank, self.trainer.global_step])
+            torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
         """Load weights as torch does.

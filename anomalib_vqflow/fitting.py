@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from .batches import BatchMixin
+from .distributed import num_processes, sum_over_processes
 from .features import Features
 from .loss import LossTerms
 from .post_processor import SeparatingPostProcessor
@@ -100,7 +101,7 @@ class FittingMixin(BatchMixin):
 
     @torch.no_grad()
     def _set_thresholds_by_training_images(self, post: SeparatingPostProcessor) -> None:
-        for features in self._some_features(process=self.trainer.global_rank, num_processes=self.trainer.world_size):
+        for features in self._some_features():
             count = len(features.semantic) // self.model.num_tiles
             images = torch.zeros(1, device=self.device).expand(count, 3, *self.model.input_size)
             prediction = self.model(images, features)
@@ -119,27 +120,30 @@ class FittingMixin(BatchMixin):
         paths: list[str] = []
         concepts = self.model.fit_calibration_(self._some_features(paths)).tolist()
         known = getattr(getattr(self.trainer, "datamodule", None), "category_by_path", {})
-        self.product_counts = {}
+        products = {product: row for row, product in enumerate(dict.fromkeys(known.values()))}
+        counts = torch.zeros(len(products), self.model.concept.codebook.num_codes, dtype=torch.long)
         for index, concept in enumerate(concepts):  # none, if the map is relative
             if (product := known.get(paths[index // self.model.num_tiles])) is not None:
-                num_concepts = self.model.concept.codebook.num_codes
-                self.product_counts.setdefault(product, [0] * num_concepts)[concept] += 1
+                counts[products[product], concept] += 1
+        counts = sum_over_processes(counts.to(self.device))
+        self.product_counts = {product: counts[row].tolist() for product, row in products.items() if counts[row].any()}
 
     @property
     def _is_fitting(self) -> bool:
         return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
-    def _some_features(
-        self, paths: list[str] | None = None, process: int = 0, num_processes: int = 1
-    ) -> Iterator[Features]:
+    def _some_features(self, paths: list[str] | None = None) -> Iterator[Features]:
         """Yield what the backbone sees in up to 1,024 of the training images, evenly drawn, and add their paths.
 
-        Of several processes, each may take its share.
+        Of several processes, each takes its share.
         """
         loader = cast("DataLoader", self.trainer.train_dataloader)
         dataset = cast("Sized", loader.dataset)
         chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), NUM_FIT_IMAGES)).round().astype(int).tolist()
-        chosen = chosen[process::num_processes]
+        if len(chosen) < num_processes():
+            msg = f"Expected at least one training image for each of {num_processes()} processes, got {len(chosen)}."
+            raise ValueError(msg)
+        chosen = chosen[self.trainer.global_rank :: num_processes()]
         with isolate_rng():  # augmentations and loaders draw from the generators; the training must not notice
             for batch in DataLoader(
                 Subset(loader.dataset, chosen),
@@ -156,6 +160,10 @@ class FittingMixin(BatchMixin):
     def _log_training(self, terms: LossTerms, num_dims: int, batch_size: int) -> None:
         """Log the loss per latent dimension, its parts, how evenly the codes are used, and how many are."""
         loss = terms.total.detach() / num_dims
-        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size)
+        several = num_processes() > 1
+        self.log(
+            "train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size, sync_dist=several
+        )
         parts = {f"train_{name}": getattr(terms, name) for name in ("nll", "log_det", "commitment")}
-        self.log_dict(parts | self.model.codebook_statistics(), batch_size=batch_size)
+        self.log_dict(parts, batch_size=batch_size, sync_dist=several)
+        self.log_dict(self.model.codebook_statistics(), batch_size=batch_size)  # equal in all processes

@@ -24,6 +24,7 @@ from .backbones import DEFAULT_BACKBONE
 from .batches import broken_images
 from .checkpoint import CheckpointMixin
 from .components import DefaultComponentsMixin
+from .distributed import num_processes
 from .export import AntialiasExportMixin, warn_of_normalization
 from .features import DetailPooling, Layer
 from .fitting import FittingMixin
@@ -217,21 +218,23 @@ class VQFlow(
     def training_step(self, batch: Batch, batch_idx: int = 0) -> STEP_OUTPUT:
         """Compute the loss of a batch and log it with its parts.
 
-        A last batch of a single image, if it has no tiles, is left out, because the encoders normalize over the batch.
+        A last batch of a single image, in a single process and without tiles, is left out, because the encoders
+        normalize over the batch.
 
         Args:
             batch: Images of several products, without labels.
             batch_idx: Number of the batch in the epoch.
 
         Returns:
-            The loss, or None for a batch that is left out; zero under distributed training, which must not skip a step.
+            The loss, or None for a batch that is left out.
 
         Raises:
             ValueError: If already the first batch has a single image, or the loss is not finite.
         """
         images = self._images(batch)
-        if images.shape[0] * self.model.num_tiles < 2:
-            return self._leave_out_short_batch(batch_idx)
+        if images.shape[0] * self.model.num_tiles * num_processes() < 2:
+            self._leave_out_short_batch(batch_idx)
+            return None
         output = self.model(images, self._known_features(batch))
         terms = self.loss(output.latents, output.log_dets, output.commitment)
         if not terms.total.isfinite():

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from .conformal import concept_thresholds, conformal_limit, images_needed
+from .distributed import sum_over_processes
 from .thresholds import NormalScores, SeparatingThreshold
 
 USUAL_RATE = 0.01
@@ -136,7 +137,8 @@ class SeparatingPostProcessor(PostProcessor):
             pl_module: The model.
         """
         metrics = (self._image_threshold_metric, self._pixel_threshold_metric)
-        has_anomalies = [any(1 in labels for labels in metric.target) for metric in metrics]
+        has = torch.tensor([any(1 in labels for labels in metric.target) for metric in metrics])
+        has_anomalies = sum_over_processes(has.to(self.image_threshold.device, torch.long)).bool().tolist()
         super().on_validation_epoch_end(trainer, pl_module)
         if not self._normal_metric.update_called:
             return

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import Optimizer
@@ -78,7 +79,7 @@ class TrainingDefaultsMixin(LightningModule):
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
 
         Raises:
-            ValueError: If the weights are to be in half precision.
+            ValueError: If the weights are to be in half precision, or split over devices.
         """
         if self.trainer.precision in {"16-true", "bf16-true"}:
             msg = (
@@ -86,6 +87,12 @@ class TrainingDefaultsMixin(LightningModule):
                 "running means of its codebooks. Use 'bf16-mixed', '16-mixed' or 32."
             )
             raise ValueError(msg)
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
+            msg = (
+                f"VQ-Flow cannot run under {type(self.trainer.strategy).__name__}, which splits weights over devices. "
+                "It is small enough to be whole on each: use strategy 'ddp'."
+            )
+            raise ValueError(msg)  # noqa: TRY004  (the user gave a name)
         if stage != "fit":
             return
         if self._epochs_unset and self.trainer.max_epochs == LIGHTNING_DEFAULT_EPOCHS:

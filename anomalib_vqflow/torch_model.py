@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .anomaly_map import AnomalyMapGenerator, ScoreMap
 from .condition import ConditionEncoder
+from .distributed import num_processes, rows_of_all_processes
 from .features import DetailPooling, FeaturePyramid, Features, Layer
 from .flows import Moments, MultiScaleFlow, Whitening
 from .outputs import Prediction, VQFlowOutput
@@ -157,7 +158,7 @@ class VQFlowModel(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             msg = f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}."
             raise ValueError(msg)
-        if self.training and images.shape[0] * self.num_tiles < 2:
+        if self.training and images.shape[0] * self.num_tiles * num_processes() < 2:
             msg = (
                 "VQ-Flow cannot train on a batch of one image, because its encoders normalize over the batch. "
                 "Use train_batch_size of 2 or more, and drop a last batch of one."
@@ -224,17 +225,18 @@ class VQFlowModel(nn.Module):
         """Fit the whitening of the detail maps to normal images; to be done once, before training.
 
         Args:
-            batches: What the backbone sees in the images.
+            batches: What the backbone sees in the images; in each process, in its share of them.
 
         Raises:
             ValueError: If there are no images.
         """
         whitenings = self.whitenings
-        moments = [Moments() for _ in whitenings]
+        moments = [Moments(len(whitening.mean)) for whitening in whitenings]
         for features in batches:
             for level, detail in zip(moments, features.details, strict=True):
                 level.add_(detail.permute(0, 2, 3, 1).flatten(0, 2))
         for whitening, level in zip(whitenings, moments, strict=True):
+            level.add_other_processes_(whitening.mean.device)
             whitening.fit_(*level.mean_and_covariance())
 
     @torch.no_grad()
@@ -244,10 +246,10 @@ class VQFlowModel(nn.Module):
         The relative maps (``multiplicative``, ``additive``) have none.
 
         Args:
-            batches: What the backbone sees in the images.
+            batches: What the backbone sees in the images; in each process, in its share of them.
 
         Returns:
-            Concept of each image, or tile, shape ``(N,)``; of none for maps without calibration.
+            Concept of each image, or tile, of this process, shape ``(N,)``; of none for maps without calibration.
 
         Raises:
             ValueError: If there are no images.
@@ -260,7 +262,8 @@ class VQFlowModel(nn.Module):
             scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, log_dets, self.seen_size))
             concepts.append(concept_indices)
         found = torch.cat(concepts) if concepts else torch.empty(0, dtype=torch.long)
-        self.anomaly_map_generator.fit_calibration_(torch.cat(scores) if scores else torch.empty(0), found)
+        all_scores = rows_of_all_processes(torch.cat(scores) if scores else torch.empty(0))
+        self.anomaly_map_generator.fit_calibration_(all_scores, rows_of_all_processes(found))
         return found
 
     @property

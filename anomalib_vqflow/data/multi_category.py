@@ -8,7 +8,9 @@ from pathlib import Path
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 from anomalib.utils.attrs import get_nested_attr
-from torch.utils.data import DataLoader, SequentialSampler
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from torch import distributed
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from torchvision.transforms.v2 import Transform
 
 from .bit_depth import check_bit_depth
@@ -167,7 +169,11 @@ class MultiCategory(AnomalibDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Get the training images, shuffled or balanced."""
-        sampler = BalancedSampler(self.train_data.samples.category, self.seed or 0) if self.balanced_sampling else None
+        sampler: Sampler | None = None
+        if self.balanced_sampling:
+            sampler = BalancedSampler(self.train_data.samples.category, self.seed or 0)
+            if distributed.is_available() and distributed.is_initialized():  # Lightning would shuffle its order
+                sampler = DistributedSamplerWrapper(sampler, shuffle=False)
         return DataLoader(
             dataset=self.train_data,
             shuffle=None if sampler else True,

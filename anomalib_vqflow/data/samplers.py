@@ -22,6 +22,7 @@ class GroupedBatchSampler(BatchSampler):
 
     Raises:
         TypeError: If there are no groups, and the sampler has no dataset to ask.
+        ValueError: If there are fewer images than processes.
 
     Example:
         >>> list(GroupedBatchSampler(range(5), batch_size=2, groups=[0, 1, 0, 0, 1]))
@@ -43,6 +44,12 @@ class GroupedBatchSampler(BatchSampler):
             groups = sampler.data_source.batch_groups()  # type: ignore[attr-defined]
         self.groups = list(groups)
         if isinstance(sampler, DistributedSampler):
+            if 0 < len(self.groups) < sampler.num_replicas:  # the others would wait for one without images
+                msg = (
+                    f"{len(self.groups)} images are too few to evaluate in {sampler.num_replicas} processes, each of "
+                    "which needs one. Add some, or evaluate in one process."
+                )
+                raise ValueError(msg)
             self.sampler = range(sampler.rank, len(self.groups), sampler.num_replicas)
 
     def __iter__(self) -> Iterator[list[int]]:

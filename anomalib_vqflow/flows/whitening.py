@@ -8,6 +8,8 @@ from FrEIA.modules import InvertibleModule
 from torch import Tensor
 from torch.nn import functional as F
 
+from anomalib_vqflow.distributed import num_processes, sum_over_processes
+
 SMALLEST_VARIANCE = 1e-3
 """Variance along a direction, as a share of the mean one, below which directions are not stretched further."""
 SMALLEST_POSSIBLE = 1e-12
@@ -18,12 +20,15 @@ class Moments:
     """Mean and covariance of vectors that come in batches.
 
     Batches are summed up in float32 where they are, and added up in float64 on the CPU.
+
+    Args:
+        num_channels: Width C of the vectors.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_channels: int) -> None:
         self.count = 0
-        self.total = torch.zeros((), dtype=torch.float64)  # (C,) after the first batch
-        self.products = torch.zeros((), dtype=torch.float64)  # (C, C) after the first batch
+        self.total = torch.zeros(num_channels, dtype=torch.float64)
+        self.products = torch.zeros(num_channels, num_channels, dtype=torch.float64)
 
     def add_(self, x: Tensor) -> None:
         """Add vectors of shape ``(N, C)``; those that are not finite are left out."""
@@ -36,6 +41,13 @@ class Moments:
         self.total = self.total + len(x) * mean.to("cpu", torch.float64)
         products = spread + len(x) * torch.outer(mean, mean)
         self.products = self.products + products.to("cpu", torch.float64)
+
+    def add_other_processes_(self, device: torch.device) -> None:
+        """Add the vectors of all other processes, which communicate by the device."""
+        if num_processes() > 1:
+            state = torch.tensor(self.count, device=device), self.total.to(device), self.products.to(device)
+            count, total, products = (sum_over_processes(value).cpu() for value in state)
+            self.count, self.total, self.products = int(count), total, products
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
         """Compute the mean, shape ``(C,)``, and the covariance, shape ``(C, C)``, in float64.

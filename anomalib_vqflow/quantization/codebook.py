@@ -7,6 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_vqflow.distributed import (
+    follow_first_,
+    is_first,
+    num_processes,
+    rows_of_all_processes,
+    sum_over_processes,
+)
+
 MAX_CANDIDATES = 8192
 """Vectors of a batch considered for the reinitialization of codes: enough for 512 codes, and bounds its cost."""
 
@@ -34,6 +42,9 @@ class Codebook(nn.Module):
 
     ``novelty`` keeps a book of few, well separated codes from splitting its clusters: a vector deserves a code of its
     own only if its squared distance to the nearest code exceeds ``novelty`` times the variance of the batch.
+
+    In distributed training the batch is that of all processes: the first one decides which codes are reinitialized, and
+    all add up which vectors chose which code.
 
     Source: the codebooks of VQ-Flow (Zhou et al., 2024), https://arxiv.org/abs/2409.00942, with the moving-average
     update of van den Oord et al., 2017, https://arxiv.org/abs/1711.00937. Unlike the paper's release, codes are
@@ -126,7 +137,7 @@ class Codebook(nn.Module):
     def _quantize(self, x: Tensor) -> Quantized:
         x = x.to(self.codes.dtype)
         if self.training:
-            self._learn_(x.detach().reshape(-1, self.code_dim))
+            self._learn_(x.detach())
         indices = self.nearest(x)
         codes = self.codes[indices]  # not F.embedding, which costs accuracy under INT8 quantization
         if not self.training:
@@ -160,19 +171,32 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _learn_(self, x: Tensor) -> None:
-        """Reinitialize free codes, then move all codes towards the vectors of ``x``, ``(N, D)``, that choose them."""
-        finite = x.square().sum(dim=1).isfinite()  # NaN, infinite, or too large for a distance
+        """Reinitialize free codes, then move all towards the vectors of ``x``, ``(B, ..., D)``, that choose them."""
+        if (self.code_counts < self.dead_below).any():
+            candidates = self._candidates(x)
+            if is_first() and len(candidates):
+                self._reinitialize_(candidates)
+            follow_first_(self.codes, self.code_sums, self.code_counts)
+        x = x.reshape(-1, self.code_dim)
+        finite = _is_finite(x)
         x = torch.where(finite[:, None], x, 0.0)  # a broken vector must not poison a running mean
-        if (self.code_counts < self.dead_below).any() and finite.any():
-            self._reinitialize_(x[finite])
         chosen = self.nearest(x)  # (N,)
         counts = torch.zeros_like(self.code_counts).index_add_(0, chosen, finite.to(x.dtype))
         sums = torch.zeros_like(self.code_sums).index_add_(0, chosen, x)
-        self.code_counts.lerp_(counts, 1 - self.decay)
-        self.code_sums.lerp_(sums, 1 - self.decay)
+        self.code_counts.lerp_(sum_over_processes(counts), 1 - self.decay)
+        self.code_sums.lerp_(sum_over_processes(sums), 1 - self.decay)
         live = self.code_counts >= self.dead_below
         mean = self.code_sums / self.code_counts.clamp_min(self.dead_below)[:, None]
         self.codes.copy_(torch.where(live[:, None], mean, self.codes))
+
+    def _candidates(self, x: Tensor) -> Tensor:
+        """Collect what free codes may become from the vectors of all processes, ``(B, ..., D)``; shape ``(N, D)``."""
+        share = MAX_CANDIDATES // num_processes()
+        if num_processes() > 1 and x[..., 0].numel() > share:
+            x = x.reshape(-1, self.code_dim)
+            x = x[torch.randperm(len(x), device=x.device)[:share]]
+        x = rows_of_all_processes(x).reshape(-1, self.code_dim)
+        return x[_is_finite(x)]
 
     def _reinitialize_(self, x: Tensor) -> None:
         """Reinitialize free codes, least used first, to vectors of ``x``, shape ``(N, D)``, as k-means++ would."""
@@ -194,3 +218,8 @@ class Codebook(nn.Module):
             self.code_sums[code] = vector
             self.code_counts[code] = 1.0
             distance = torch.minimum(distance, (x - vector).square().sum(dim=1))
+
+
+def _is_finite(x: Tensor) -> Tensor:
+    """Tell which vectors of ``x``, ``(N, D)``, are neither NaN nor infinite nor too large for a distance."""
+    return x.square().sum(dim=1).isfinite()

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from anomalib_vqflow.distributed import SyncedBatchNorm1d
+
 from .codebook import Codebook
 
 
@@ -46,10 +48,10 @@ class ConceptQuantizer(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(
             nn.Linear(channels, concept_dim),
-            nn.BatchNorm1d(concept_dim),
+            SyncedBatchNorm1d(concept_dim),
             nn.ReLU(),
             nn.Linear(concept_dim, concept_dim),
-            nn.BatchNorm1d(concept_dim),
+            SyncedBatchNorm1d(concept_dim),
             nn.ReLU(),
         )
         self.codebook = Codebook(num_concepts, concept_dim, novelty=novelty)

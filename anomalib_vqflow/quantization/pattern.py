@@ -6,6 +6,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_vqflow.distributed import SyncedBatchNorm2d
+
 from .anchor import Anchor
 from .codebook import Codebook
 
@@ -108,4 +110,4 @@ class PatternQuantizer(nn.Module):
 
 
 def _pointwise(in_channels: int, out_channels: int) -> list[nn.Module]:
-    return [nn.Conv2d(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels), nn.ReLU()]
+    return [nn.Conv2d(in_channels, out_channels, 1), SyncedBatchNorm2d(out_channels), nn.ReLU()]
