@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .distributed import num_processes, rows_of_all_processes, sum_over_processes
+
 TAIL_SHARE = 0.1  # of a batch's cells
 
 
@@ -91,9 +93,12 @@ class VQFlowLoss(nn.Module):
 
 
 def _tail_mean(cells: Tensor) -> Tensor:
-    """Average the highest values, and those that equal the lowest of them."""
+    """Average the highest values of all processes, and those that equal the lowest of them.
+
+    Of several processes, each gives its part, so that the mean over processes is right, as gradients are averaged.
+    """
     values = cells.flatten()
-    num_kept = max(round(TAIL_SHARE * len(values)), 1)
-    lowest = values.detach().kthvalue(len(values) - num_kept + 1).values
-    kept = values >= lowest
-    return torch.where(kept, values, 0.0).sum() / kept.sum()
+    known = rows_of_all_processes(values.detach())
+    num_kept = max(round(TAIL_SHARE * len(known)), 1)
+    kept = values >= known.kthvalue(len(known) - num_kept + 1).values
+    return num_processes() * torch.where(kept, values, 0.0).sum() / sum_over_processes(kept.sum())

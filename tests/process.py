@@ -86,7 +86,7 @@ def train(case, folder, data, devices, resume_from=None):
     options = {"precision": "64-true", **CASES[case]}
     own = folder / f"process_{rank()}"  # in a common one, processes would race for anomalib's numbered folders
     engine = tiny_engine(own, devices=devices, callbacks=[*caches, recorder], **options)
-    model = tiny_model(use_whitening=True, whitening_noise=0, detail_pooling="none", lr=1e-3)
+    model = tiny_model(use_whitening=True, whitening_noise=0, tail_weight=0.3, detail_pooling="none", lr=1e-3)
     engine.fit(model, datamodule=datamodule, ckpt_path=resume_from)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     scores = state["post_processor.normal_scores"]  # in no order
