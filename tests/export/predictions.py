@@ -10,11 +10,11 @@ TOLERANCE = 1e-4  # of the range of the map
 
 
 def some_images(batch, size):
-    """Draw images of shape ``(B, 3, *size)`` in [0, 1]: noise as in training, with ever more structure."""
+    """Draw images of shape ``(B, 3, *size)`` in [0, 1]: noise as in training, with ever less structure."""
     generator = torch.Generator().manual_seed(batch * 1000 + size[0])
     noise = (60 + 40 * torch.rand(batch, 3, *size, generator=generator)) / 255
     coarse = Resize(size)(torch.rand(batch, 3, 4, 4, generator=generator))
-    return torch.lerp(noise, coarse, torch.linspace(0.2, 0.6, batch)[:, None, None, None])
+    return torch.lerp(noise, coarse, torch.linspace(0.8, 0.2, batch)[:, None, None, None])
 
 
 def check_equal(actual, expected):
