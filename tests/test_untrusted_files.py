@@ -109,7 +109,7 @@ def test_a_checkpoint_names_no_transform_that_is_called(trained, tmp_path):
     """anomalib builds those of torchvision only."""
     content = torch.load(trained[2], weights_only=True)
     assert content["anomalib_pre_processor_config"]["transform"]["class_path"]
-    content["anomalib_pre_processor_config"]["transform"] = {"class_path": "subprocess.Popen", "init_args": {"args": "x"}}
+    content["anomalib_pre_processor_config"]["transform"] = {"class_path": "subprocess.Popen", "init_args": {}}
     torch.save(content, tmp_path / "names.ckpt")
     with pytest.raises(ValueError, match=r"subprocess\.Popen"):
         VQFlow.load_from_checkpoint(tmp_path / "names.ckpt")

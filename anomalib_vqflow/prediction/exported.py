@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
-from openvino.preprocess import PrePostProcessor
+
+from anomalib_vqflow.telemetry import no_telemetry
 
 from .pixels import read, resize
 from .predictions import CONCEPT, ModelError, Picture, Prediction, Raw
+
+with no_telemetry():
+    import openvino
+    from openvino.preprocess import PrePostProcessor
 
 SCORE, LABEL, MAP, MASK = "pred_score", "pred_label", "anomaly_map", "pred_mask"  # outputs
 RAW_SCORE, RAW_MAP = "raw_score", "raw_map"  # tensors inside
