@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from anomalib.deploy import ExportType
@@ -14,9 +15,12 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.data.reading import read_image, read_mask
 from anomalib_vqflow.prediction.__main__ import main as predict
+from anomalib_vqflow.prediction.loading import load_model
 from anomalib_vqflow.prediction.pixels import UNREADABLE, read
+from anomalib_vqflow.prediction.predictions import ModelError
 from anomalib_vqflow.report.__main__ import main as report
 
+from .prediction.toys import write_toy
 from .tiny import tiny_data, tiny_engine, tiny_model
 
 
@@ -124,12 +128,38 @@ def test_a_checkpoint_does_not_say_which_weights_are_fetched(trained, tmp_path, 
     assert VQFlow.load_from_checkpoint(tmp_path / "names.ckpt").hparams["pre_trained"] is False
 
 
+@pytest.mark.parametrize("key", ["hyper_parameters", "anomalib_pre_processor_config", "vqflow", "product_counts"])
+@pytest.mark.parametrize("command", [predict, report])
+def test_commands_name_a_checkpoint_of_odd_content(trained, root, tmp_path, capsys, key, command):
+    """They end with a sentence."""
+    content = torch.load(trained[2], weights_only=True)
+    (content["vqflow"] if key == "product_counts" else content)[key] = "odd"
+    torch.save(content, tmp_path / "odd.ckpt")
+    if (key, command) == ("product_counts", report):
+        pytest.skip("the report does not read them")
+    data = [str(root)] if command is predict else ["--root", str(root)]
+    with pytest.raises(SystemExit) as error:
+        command([str(tmp_path / "odd.ckpt"), *data, "--output", str(tmp_path / "out.csv")])
+    assert error.value.code == 2
+    assert "odd.ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("place", "text"), [(["vqflow"], "{"), (["framework", "bit_depth"], "many")])
+def test_an_export_that_tells_nonsense_of_itself_is_refused(tmp_path, place, text):
+    """By its name."""
+    model = openvino.Core().read_model(write_toy(tmp_path / "toy.xml"))
+    model.set_rt_info(text, place)
+    openvino.save_model(model, tmp_path / "odd.xml")
+    with pytest.raises(ModelError, match=r"odd\.xml"):
+        load_model(tmp_path / "odd.xml")
+
+
 READERS = [read_image, read_mask, lambda path: read(Path(path))]
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_large_image_in_a_small_file_is_refused(tmp_path, reader):
-    """Before its pixels take memory: 900 million of them in a file of a megabyte."""
+    """Before its pixels take memory: 900 million of them in a file of some bytes."""
     path = tmp_path / "bomb.png"
     header = np.array([30_000, 30_000], dtype=">u4").tobytes() + bytes([8, 0, 0, 0, 0])
     with path.open("wb") as file:

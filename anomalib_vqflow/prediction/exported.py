@@ -63,7 +63,7 @@ class ExportedModel:
             self.threshold = _find_threshold(model)
             self.bit_depth = _find_bit_depth(model)
             self.compiled = compile_model(model, device, precision, num_threads, self.bit_depth is not None)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # the latter of what the file says of itself
             reason = str(error).strip().splitlines()[-1]
             msg = f"OpenVINO cannot load {path} for device {device} and precision {precision} ({reason})."
             raise ModelError(msg) from error
