@@ -59,7 +59,8 @@ def watched(root, tmp_path):
         for folder in (home, here, scratch):
             folder.mkdir()
         environment = {name: value for name, value in os.environ.items() if name not in CI}
-        folders = {"HOME": home, "TMPDIR": scratch, "MPLCONFIGDIR": scratch, "PYTHONPATH": REPOSITORY}
+        folders = {"HOME": home, "PYTHONPATH": REPOSITORY}
+        folders |= dict.fromkeys(("TMPDIR", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"), scratch)
         arguments = [str(path) for path in (tmp_path / "log", root, tmp_path / "given")]
         done = subprocess.run(
             [sys.executable, "-B", "-W", "ignore", "-c", WATCH + script, *arguments],
