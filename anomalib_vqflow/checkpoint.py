@@ -213,6 +213,7 @@ class CheckpointMixin(LightningModule):
         Raises:
             ValueError: If the checkpoint does not fit the arguments.
         """
+        kwargs.setdefault("pre_trained", False)  # else the file would say what is downloaded or read
         return super().load_from_checkpoint(*args, **kwargs).eval()
 
     def on_train_start(self) -> None:

@@ -130,7 +130,7 @@ class IgnoredRegions:
         except FileNotFoundError as error:
             msg = f"There is no mask or folder of masks {path}."
             raise ValueError(msg) from error
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             msg = f"Cannot read the mask {path}; give a PNG of 8 bits, white where pixels shall not count."
             raise ValueError(msg) from error
         mask = np.logical_and(*np.moveaxis(gray >= WHITE, 2, 0))

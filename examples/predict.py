@@ -23,7 +23,10 @@ from anomalib_vqflow.data import find_images, read_image
 from anomalib_vqflow.image_files import TrueImageVisualizer
 from anomalib_vqflow.outputs import Prediction
 
-NO_CHECKPOINT = (OSError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError)  # at other files
+NO_CHECKPOINT = (  # at other files
+    *(AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError),
+    pickle.UnpicklingError,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

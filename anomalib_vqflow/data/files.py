@@ -28,9 +28,18 @@ class Listing(NamedTuple):
 @cache
 def image_suffixes() -> frozenset[str]:
     """List the suffixes of images that Pillow decodes, in lower case; its plugins add to them."""
-    kinds = Image.registered_extensions()  # loads all of Pillow's readers
-    readable = {*Image.OPEN, "MPO"} - NOT_DECODED  # stereo photographs are opened as JPEG
-    return frozenset(suffix for suffix, kind in kinds.items() if kind in readable)
+    readable = {*decoded_formats(), "MPO"}  # stereo photographs are opened as JPEG
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in readable)
+
+
+@cache
+def decoded_formats() -> tuple[str, ...]:
+    """List the formats that Pillow decodes by itself, for ``Image.open``, which goes by the content of a file.
+
+    Else a file of any name that holds PostScript is run by Ghostscript.
+    """
+    Image.init()  # loads all of Pillow's readers
+    return tuple(kind for kind in Image.OPEN if kind not in NOT_DECODED)
 
 
 def list_folder(folder: Path) -> list[Path]:

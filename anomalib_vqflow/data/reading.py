@@ -18,6 +18,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from .files import decoded_formats
+
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 DARK_IS_ZERO = frozenset({1, 2})  # photometric interpretations: gray and RGB
@@ -69,7 +71,7 @@ def opened(path: str | PathLike[str]) -> Iterator[ImageFile]:
     """
     try:
         # Given a path, Pillow maps uncompressed files into memory, and garbles TIFF that is stored on its side.
-        with Path(path).open("rb") as file, Image.open(file) as image:
+        with Path(path).open("rb") as file, Image.open(file, formats=decoded_formats()) as image:
             yield image
     except Exception as error:  # Pillow's readers raise almost any at files that are broken
         reason = "no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__

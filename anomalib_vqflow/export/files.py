@@ -9,10 +9,14 @@ from tempfile import TemporaryDirectory
 from anomalib.deploy import ExportType
 from anomalib.models.components.base.export_mixin.utils import create_export_root
 
+from anomalib_vqflow.telemetry import no_telemetry
+
 
 @contextmanager
 def whole_files(export_root: Path | str, kind: ExportType) -> Iterator[str]:
     """Move an export's files to their place when it is done; a failed one leaves those that were there.
+
+    Meanwhile, nobody is told of it; see :func:`.no_telemetry`.
 
     Args:
         export_root: Folder to export to.
@@ -22,7 +26,7 @@ def whole_files(export_root: Path | str, kind: ExportType) -> Iterator[str]:
         Folder to export to in the meantime.
     """
     place = create_export_root(export_root, kind)
-    with TemporaryDirectory(prefix=".export-", dir=place) as folder:
+    with no_telemetry(), TemporaryDirectory(prefix=".export-", dir=place) as folder:
         yield folder
         for path in create_export_root(folder, kind).iterdir():
             path.replace(place / path.name)

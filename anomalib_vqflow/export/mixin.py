@@ -223,9 +223,9 @@ class AntialiasExportMixin(ExportMixin, LightningModule):
         onnx_arguments = {"camera_input": camera_input, "map_only": map_only, **(onnx_kwargs or {})}
         camera_input = yes_or_no("camera_input", onnx_arguments.pop("camera_input"))
         map_only = take_map_only(onnx_arguments, camera_input, input_size, self.post_processor)
-        import openvino
-
         with whole_files(export_root, ExportType.OPENVINO) as folder, TemporaryDirectory() as onnx_folder:
+            import openvino
+
             onnx_path = self._to_onnx(
                 onnx_folder, model_file_name, input_size, camera_input=False, is_result=False, **onnx_arguments
             )

@@ -8,7 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import openvino
+from anomalib_vqflow.telemetry import no_telemetry
+
+with no_telemetry():
+    import openvino
 
 CONFIGURATION = "config.json"
 METADATA = "metadata.json"

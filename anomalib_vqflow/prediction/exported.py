@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
-from openvino.preprocess import PrePostProcessor
+
+from anomalib_vqflow.telemetry import no_telemetry
 
 from .pixels import read, resize
 from .predictions import CONCEPT, ModelError, Picture, Prediction, Raw
+
+with no_telemetry():
+    import openvino
+    from openvino.preprocess import PrePostProcessor
 
 SCORE, LABEL, MAP, MASK = "pred_score", "pred_label", "anomaly_map", "pred_mask"  # outputs
 RAW_SCORE, RAW_MAP = "raw_score", "raw_map"  # tensors inside
@@ -59,7 +63,7 @@ class ExportedModel:
             self.threshold = _find_threshold(model)
             self.bit_depth = _find_bit_depth(model)
             self.compiled = compile_model(model, device, precision, num_threads, self.bit_depth is not None)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # the latter of what the file says of itself
             reason = str(error).strip().splitlines()[-1]
             msg = f"OpenVINO cannot load {path} for device {device} and precision {precision} ({reason})."
             raise ModelError(msg) from error

@@ -7,6 +7,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from PIL.ImageFile import ImageFile
 
+from anomalib_vqflow.data.files import decoded_formats
+
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 
@@ -24,7 +26,7 @@ def read(path: Path, bit_depth: int | None = None) -> np.ndarray:
     Raises:
         Exception: One of ``UNREADABLE`` if the file is broken, or has more bits per color than the training had.
     """
-    with path.open("rb") as file, Image.open(file) as image:
+    with path.open("rb") as file, Image.open(file, formats=decoded_formats()) as image:
         white = white_of(image)
         if white == 255:
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -14,7 +14,10 @@ from anomalib_vqflow.lightning_model import VQFlow
 
 from .predictions import ModelError, Picture, Prediction, Raw
 
-NO_CHECKPOINT = (OSError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError)  # at other files
+NO_CHECKPOINT = (  # at other files
+    *(AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError),
+    pickle.UnpicklingError,
+)
 FLOAT32 = "f32"
 
 
@@ -48,6 +51,7 @@ class TrainedModel:
         device = (device or ("cuda" if torch.cuda.is_available() else "cpu")).lower()
         try:
             model = VQFlow.load_from_checkpoint(path, map_location="cpu")
+            self.metadata: dict[str, Any] | None = describe_scores(model)
         except NO_CHECKPOINT as error:
             reason = error.strerror if isinstance(error, OSError) else "no checkpoint, or a damaged one"
             msg = f"Cannot load {path} ({reason}); give the model.ckpt of a VQFlow training."
@@ -60,7 +64,6 @@ class TrainedModel:
         except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
             msg = f"torch cannot use the device {device}; give --device cpu or cuda."
             raise ModelError(msg) from error
-        self.metadata: dict[str, Any] | None = describe_scores(self._model)
 
     def read(self, path: Path) -> Picture:
         """Read an image as in training.

@@ -40,7 +40,7 @@ def load_model(path: Path) -> VQFlow:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return cast("VQFlow", VQFlow.load_from_checkpoint(path, map_location=device)).eval()
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         msg = f"{path} does not fit this version of VQFlow: {error}"
         raise SourceError(msg) from error
 
