@@ -39,8 +39,8 @@ class AnomalyMapGenerator(nn.Module):
       high only where the levels agree, and less near the border (:func:`.log_energies`). It is absolute: an image that
       is wrong everywhere scores high, and scores of images compare. The full likelihood would have the log-determinant
       with weight 1; a quarter measured best on generated products of a seed that no reported number uses. Once
-      :class:`.ConceptCalibration` is fitted, images are scored on the scale of their concept,
-      :math:`(t - m_k) / \tau_k`; of logarithms, one scale serves all products best.
+      :class:`.ConceptCalibration` is fitted, both are put on the scale of the image's concept,
+      :math:`(t - m_k) / \tau_k`.
     - ``multiplicative``: :math:`1 - \exp(\sum_i \log p_i - \max)`, relative to the image's best pixel.
     - ``additive``: :math:`(\max - \sum_i \exp(\log p_i - \max_i)) / L`, each level relative to the image's best cell.
 
@@ -108,7 +108,8 @@ class AnomalyMapGenerator(nn.Module):
         self.register_buffer("level_mean", torch.zeros(num_levels))
         self.register_buffer("level_variance", torch.ones(num_levels))
         self.register_buffer("num_observed", torch.zeros(()))
-        self.calibration = ConceptCalibration(num_concepts)
+        self.calibration = ConceptCalibration(num_concepts)  # of image scores
+        self.map_calibration = ConceptCalibration(num_concepts)
 
     @property
     def needs_log_det(self) -> bool:
@@ -133,7 +134,7 @@ class AnomalyMapGenerator(nn.Module):
         if self.needs_log_det:
             levels = self._standard_energies(latents, log_dets)
             raw_score_map = self.calibration(mean_map(levels, self.score_levels, size), concept)
-            raw_map = mean_map(log_energies(levels), self.map_levels, size)
+            raw_map = self.map_calibration(mean_map(log_energies(levels), self.map_levels, size), concept)
         else:
             levels = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # log p_i, (B, 1, h_i, w_i)
             combine = MAPS[self.score_map]
@@ -158,7 +159,7 @@ class AnomalyMapGenerator(nn.Module):
     def uncalibrated_scores(
         self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], size: tuple[int, int]
     ) -> Tensor:
-        """Score images by the likelihood map before calibration; what calibration is fitted to.
+        """Average the top share of the likelihood maps before calibration; what calibration is fitted to.
 
         Args:
             latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
@@ -166,26 +167,30 @@ class AnomalyMapGenerator(nn.Module):
             size: Height and width of the map, in pixels.
 
         Returns:
-            Scores in standard deviations of a cell's energy, shape ``(B,)``.
+            Scores as images are read and as maps are read, shape ``(B, 2)``; the first ones in standard deviations of a
+            cell's energy.
         """
         levels = self._standard_energies(latents, log_dets)
-        return top_mean(mean_map(levels, self.score_levels, size), self.top_k_ratio)
+        maps = mean_map(levels, self.score_levels, size), mean_map(log_energies(levels), self.map_levels, size)
+        return torch.stack([top_mean(m, self.top_k_ratio) for m in maps], dim=1)
 
     def fit_calibration_(self, scores: Tensor, concept: Tensor) -> None:
-        """Fit the calibration to normal images.
+        """Fit the calibrations to normal images.
 
         Args:
-            scores: What :meth:`uncalibrated_scores` gives for them, shape ``(N,)``.
+            scores: What :meth:`uncalibrated_scores` gives for them, shape ``(N, 2)``.
             concept: Concept of each image, shape ``(N,)``.
 
         Raises:
             ValueError: If there are no images.
         """
-        self.calibration.fit_(scores, concept)
+        for column, calibration in enumerate((self.calibration, self.map_calibration)):
+            calibration.fit_(scores[:, column], concept)
 
     def reset_calibration_(self) -> None:
-        """Forget what the calibration was fitted to."""
+        """Forget what the calibrations were fitted to."""
         self.calibration.reset_()
+        self.map_calibration.reset_()
 
     @torch.no_grad()
     def observe_(self, latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> None:
