@@ -93,8 +93,7 @@ class VQFlow(
             training images before the first step. Not published; it makes short trainings much better.
         whitening_noise: Standard deviation of the noise on the whitened maps in training, without effect if there is no
             whitening. It bounds how sharp the density gets where the images never vary, such as a white background,
-            and with it the harm that a lower precision does; from 0.1 on, INT8 exports include the backbone. Not
-            published.
+            and so the harm of a lower precision; from 0.1 on, INT8 exports include the backbone. Not published.
         commitment_weight: Weight of the codebooks' commitment in the loss.
         tail_weight: Weight of the least likely tenth of a batch's cells in the loss, in [0, 1]. Ours; 0 as published.
         lr: Learning rate of Adam.
