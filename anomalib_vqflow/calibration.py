@@ -10,8 +10,8 @@ LOCATION_SHRINKAGE = 5.0
 SCALE_SHRINKAGE = 50.0
 """The same for the scale, of which images tell less than of the location."""
 
-SMALLEST_SCALE = 1e-2
-"""Ten times the smallest scale, in standard deviations of a cell: equal scores must not be infinitely sharp."""
+SMALLEST_SCALE = 1.0
+"""Ten times the smallest scale, in standard deviations of a cell: neither equal scores nor rounding may look sharp."""
 
 NORMAL_MAD = 1.4826
 """Standard deviation of a normal distribution in units of its median absolute deviation."""

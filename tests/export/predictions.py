@@ -14,7 +14,7 @@ def some_images(batch, size):
     generator = torch.Generator().manual_seed(batch * 1000 + size[0])
     noise = (60 + 40 * torch.rand(batch, 3, *size, generator=generator)) / 255
     coarse = Resize(size)(torch.rand(batch, 3, 4, 4, generator=generator))
-    return torch.lerp(noise, coarse, torch.linspace(0.8, 0.2, batch)[:, None, None, None])
+    return torch.lerp(noise, coarse, torch.linspace(0.6, 0.2, batch)[:, None, None, None])
 
 
 def check_equal(actual, expected):
