@@ -89,6 +89,7 @@ class NormalCodebook(Codebook):
 
     @torch.no_grad()
     def _learn_(self, x: Tensor) -> None:
+        x = x.reshape(-1, self.code_dim)
         chosen = self.nearest(x)
         counts = torch.zeros_like(self.code_counts).index_add_(0, chosen, torch.ones_like(x[:, 0]))
         self.code_counts.lerp_(counts, 1 - self.decay)
