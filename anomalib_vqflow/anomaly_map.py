@@ -132,9 +132,8 @@ class AnomalyMapGenerator(nn.Module):
             Maps and image scores.
         """
         if self.needs_log_det:
-            levels = self._standard_energies(latents, log_dets)
-            raw_score_map = self.calibration(mean_map(levels, self.score_levels, size), concept)
-            raw_map = self.map_calibration(mean_map(log_energies(levels), self.map_levels, size), concept)
+            for_scores, for_maps = self._uncalibrated_maps(latents, log_dets, size)
+            raw_score_map, raw_map = self.calibration(for_scores, concept), self.map_calibration(for_maps, concept)
         else:
             levels = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # log p_i, (B, 1, h_i, w_i)
             combine = MAPS[self.score_map]
@@ -170,8 +169,7 @@ class AnomalyMapGenerator(nn.Module):
             Scores as images are read and as maps are read, shape ``(B, 2)``; the first ones in standard deviations of a
             cell's energy.
         """
-        levels = self._standard_energies(latents, log_dets)
-        maps = mean_map(levels, self.score_levels, size), mean_map(log_energies(levels), self.map_levels, size)
+        maps = self._uncalibrated_maps(latents, log_dets, size)
         return torch.stack([top_mean(m, self.top_k_ratio) for m in maps], dim=1)
 
     def fit_calibration_(self, scores: Tensor, concept: Tensor) -> None:
@@ -210,11 +208,16 @@ class AnomalyMapGenerator(nn.Module):
         self.level_variance.lerp_(variance.nan_to_num(posinf=0.0), weight)
         self.num_observed.add_(finite)
 
-    def _standard_energies(self, latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> list[Tensor]:
-        """Standardize the energies of each level, shape ``(B, 1, h_i, w_i)``."""
-        levels = energies(latents, log_dets)
+    def _uncalibrated_maps(
+        self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Make the maps that images, and that pixels are scored by, each of shape ``(B, 1, H, W)``."""
         scales = self.level_variance.clamp_min(1e-12).rsqrt()
-        return [(levels[i] - self.level_mean[i]) * scales[i] for i in range(len(levels))]
+        levels = [
+            (level - self.level_mean[i]) * scales[i]  # in standard deviations, (B, 1, h_i, w_i)
+            for i, level in enumerate(energies(latents, log_dets))
+        ]
+        return mean_map(levels, self.score_levels, size), mean_map(log_energies(levels), self.map_levels, size)
 
 
 def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> list[Tensor]:

@@ -91,6 +91,7 @@ def _switch_or(kind: type, words: str) -> Rule:
 SWITCH = Rule("True or False", lambda value: isinstance(value, bool))
 POSITIVE_INTEGER = Rule(f"a positive integer of at most {LARGEST}", _is_integer)
 POSITIVE = Rule("a positive number", lambda value: _is_number(value) and value > 0)
+SHARE = Rule("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)
 NOT_NEGATIVE = Rule("a number of at least 0", lambda value: _is_number(value) and value >= 0)
 LEVELS = Rule(
     "None, or a list of integers of at least 0",
@@ -137,9 +138,9 @@ RULES = {
     "use_whitening": SWITCH,
     "whitening_noise": NOT_NEGATIVE,
     "commitment_weight": NOT_NEGATIVE,
-    "tail_weight": Rule("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1),
+    "tail_weight": SHARE,
     "lr": POSITIVE,
-    "warmup_ratio": Rule("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1),
+    "warmup_ratio": SHARE,
     "lr_schedule": _one_of({"constant", "cosine"}),
     "score_map": _one_of(get_args(ScoreMap)),
     "top_k_ratio": Rule("a number in (0, 1]", lambda value: _is_number(value) and 0 < value <= 1),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a checkpoint needs beyond Lightning's: random states, and a refusal where it is broken or does not fit."""
 
+import pickle
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ MAY_CHANGE = frozenset(
 )
 """Arguments that may change after a training, because they only say how to train; ``pre_trained``, because the weights
 come from the checkpoint. All others change what the weights, the calibration or the thresholds mean."""
+NO_CHECKPOINT = (AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, pickle.UnpicklingError)
+"""What loading raises at files that are no checkpoints; a ``ValueError`` says what does not fit."""
 
 
 def random_states() -> dict[str, Any]:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .data.files import UNREADABLE, decoded_formats
+
 SUFFIX = ".png"
 WHITE = 128
 """Least brightness, and opacity, of what is white."""
@@ -125,12 +127,12 @@ class IgnoredRegions:
 
     def _read(self, path: Path) -> NDArray[np.bool_]:
         try:
-            with Image.open(path) as image:
+            with path.open("rb") as file, Image.open(file, formats=decoded_formats()) as image:
                 gray = np.asarray(image.convert("RGBA").convert("LA"))
         except FileNotFoundError as error:
             msg = f"There is no mask or folder of masks {path}."
             raise ValueError(msg) from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             msg = f"Cannot read the mask {path}; give a PNG of 8 bits, white where pixels shall not count."
             raise ValueError(msg) from error
         mask = np.logical_and(*np.moveaxis(gray >= WHITE, 2, 0))

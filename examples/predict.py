@@ -8,7 +8,6 @@ the last line names, a new one for every run. A file that cannot be read is name
 """
 
 import argparse
-import pickle
 import sys
 from pathlib import Path
 
@@ -19,14 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from anomalib_vqflow import VQFlow
+from anomalib_vqflow.checkpoint import NO_CHECKPOINT
 from anomalib_vqflow.data import find_images, read_image
 from anomalib_vqflow.image_files import TrueImageVisualizer
 from anomalib_vqflow.outputs import Prediction
-
-NO_CHECKPOINT = (  # at other files
-    *(AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError),
-    pickle.UnpicklingError,
-)
 
 
 def main(arguments: list[str] | None = None) -> int:

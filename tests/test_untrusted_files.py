@@ -13,10 +13,11 @@ from anomalib.deploy import ExportType
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from anomalib_vqflow import VQFlow
+from anomalib_vqflow.data.files import UNREADABLE
 from anomalib_vqflow.data.reading import read_image, read_mask
 from anomalib_vqflow.prediction.__main__ import main as predict
 from anomalib_vqflow.prediction.loading import load_model
-from anomalib_vqflow.prediction.pixels import UNREADABLE, read
+from anomalib_vqflow.prediction.pixels import read
 from anomalib_vqflow.prediction.predictions import ModelError
 from anomalib_vqflow.report.__main__ import main as report
 

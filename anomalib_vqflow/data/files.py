@@ -8,6 +8,8 @@ from typing import NamedTuple
 from PIL import Image
 
 NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})  # by Pillow alone, though it knows them
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises at bad files."""
 NEVER_IMAGES = frozenset(
     f".{suffix}"
     for suffix in (

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import Transform
 from torchvision.tv_tensors import Mask
 
+from .files import UNREADABLE
 from .items import mask_files, read_item
-from .reading import UNREADABLE
 
 
 class MultiCategoryDataset(AnomalibDataset):

@@ -20,7 +20,6 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from .files import decoded_formats
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 DARK_IS_ZERO = frozenset({1, 2})  # photometric interpretations: gray and RGB
 LOSSY = frozenset({"AVIF", "JPEG", "JPEG2000", "MPO"})  # and WebP of one kind

@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from .pixels import UNREADABLE
+from anomalib_vqflow.data.files import UNREADABLE
+
 from .predictions import Model, Picture, Prediction
 from .regions import Region, find_regions
 from .search import Source

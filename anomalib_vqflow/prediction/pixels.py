@@ -9,7 +9,6 @@ from PIL.ImageFile import ImageFile
 
 from anomalib_vqflow.data.files import decoded_formats
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 
 

@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trained models, ``model.ckpt``, in torch; the only module of the command that imports it."""
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from anomalib_vqflow.checkpoint import NO_CHECKPOINT
 from anomalib_vqflow.data import read_image
 from anomalib_vqflow.export.metadata import describe_scores
 from anomalib_vqflow.lightning_model import VQFlow
 
 from .predictions import ModelError, Picture, Prediction, Raw
 
-NO_CHECKPOINT = (  # at other files
-    *(AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError),
-    pickle.UnpicklingError,
-)
 FLOAT32 = "f32"
 
 

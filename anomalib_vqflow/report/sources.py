@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the model and the data that a command line names, or say in one sentence why not."""
 
-import pickle
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
@@ -13,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 from rich.progress import track
 
-from anomalib_vqflow.checkpoint import CHECKPOINT_KEY
+from anomalib_vqflow.checkpoint import CHECKPOINT_KEY, NO_CHECKPOINT
 from anomalib_vqflow.data import MultiCategory
 from anomalib_vqflow.data.resize import resize_images
 from anomalib_vqflow.lightning_model import VQFlow
@@ -31,7 +30,7 @@ def load_model(path: Path) -> VQFlow:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (*NO_CHECKPOINT, ValueError) as error:
         msg = f"{path} is no checkpoint, or a damaged one; expected the model.ckpt of a VQFlow training."
         raise SourceError(msg) from error
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
@@ -40,7 +39,7 @@ def load_model(path: Path) -> VQFlow:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return cast("VQFlow", VQFlow.load_from_checkpoint(path, map_location=device)).eval()
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (*NO_CHECKPOINT, ValueError) as error:
         msg = f"{path} does not fit this version of VQFlow: {error}"
         raise SourceError(msg) from error
 

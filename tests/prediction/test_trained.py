@@ -9,7 +9,7 @@ import torch
 from anomalib.models import Padim
 from PIL import Image
 
-from anomalib_vqflow.prediction.pixels import UNREADABLE
+from anomalib_vqflow.data.files import UNREADABLE
 from anomalib_vqflow.prediction.predictions import ModelError
 from anomalib_vqflow.prediction.trained import TrainedModel
 from tests.tiny import tiny_engine, tiny_model
