@@ -142,7 +142,7 @@ def write_product(folder: Path, number: int, size: int) -> str:
     variant, kind = divmod(number, len(CATEGORIES))
     category = CATEGORIES[kind]
     name = f"{category}_{variant:02d}"
-    done = folder / name / "done"
+    done = folder / f".{name}.done"
     if done.exists():
         return name
     kinds = defects(category)
