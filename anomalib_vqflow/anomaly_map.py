@@ -15,8 +15,8 @@ from .top_mean import top_mean
 
 ScoreMap = Literal["likelihood", "multiplicative", "additive"]
 
-LOG_DET_WEIGHT = 0.25
-"""Weight of the log-determinant in the likelihood map; see :class:`AnomalyMapGenerator`."""
+LOG_DET_WEIGHTS = (0.25, 1.0)
+"""Weights of the log-determinant where images, and where pixels are scored; see :class:`AnomalyMapGenerator`."""
 
 
 class Scores(NamedTuple):
@@ -33,13 +33,15 @@ class AnomalyMapGenerator(nn.Module):
 
     Per level :math:`\log p_i = -\tfrac12 \mathrm{mean}_c z_{i,c}^2`. Three maps can be made of these:
 
-    - ``likelihood``: of the energy :math:`E_i = -\log p_i - \tfrac14 \mathrm{mean}_c \log|\det J_i|` of each cell, in
-      standard deviations :math:`t_i` from the mean of normal cells, which is learned in training. Images are scored by
-      :math:`t = \mathrm{mean}_i t_i`, pixels by :math:`\mathrm{mean}_i \log(w \, \mathrm{softplus}(t_i))`, which is
-      high only where the levels agree, and less near the border (:func:`.log_energies`). It is absolute: an image that
-      is wrong everywhere scores high, and scores of images compare. The full likelihood would have the log-determinant
-      with weight 1; a quarter measured best on generated products of a seed that no reported number uses. Once
-      :class:`.ConceptCalibration` is fitted, both are put on the scale of the image's concept,
+    - ``likelihood``: of the energy :math:`E_i = -\log p_i - \lambda \, \mathrm{mean}_c \log|\det J_i|` of each cell,
+      in standard deviations :math:`t_i` from the mean of normal cells, which is learned in training. It is absolute:
+      an image that is wrong everywhere scores high, and scores of images compare.
+
+      Pixels are scored by the full likelihood, :math:`\lambda = 1`, by
+      :math:`\mathrm{mean}_i \log(w \, \mathrm{softplus}(t_i))`, which is high only where the levels agree, and less near
+      the border (:func:`.log_energies`). Images are scored by :math:`t = \mathrm{mean}_i t_i` with
+      :math:`\lambda = \tfrac14`, which measured best on generated products of a seed that no reported number uses.
+      Once :class:`.ConceptCalibration` is fitted, that is put on the scale of the image's concept,
       :math:`(t - m_k) / \tau_k`.
     - ``multiplicative``: :math:`1 - \exp(\sum_i \log p_i - \max)`, relative to the image's best pixel.
     - ``additive``: :math:`(\max - \sum_i \exp(\log p_i - \max_i)) / L`, each level relative to the image's best cell.
@@ -80,8 +82,8 @@ class AnomalyMapGenerator(nn.Module):
         (torch.Size([2, 1, 64, 64]), torch.Size([2]))
     """
 
-    level_mean: Tensor  # (L,), mean energy of the cells of normal images
-    level_variance: Tensor  # (L,)
+    level_mean: Tensor  # (L, 2), mean energies of the cells of normal images, for scores of images and of pixels
+    level_variance: Tensor  # (L, 2)
     num_observed: Tensor  # (), batches seen
 
     def __init__(
@@ -105,11 +107,10 @@ class AnomalyMapGenerator(nn.Module):
         self.top_k_ratio = top_k_ratio
         self.map_levels = _chosen_levels("map_levels", map_levels, num_levels, default=min(2, num_levels))
         self.score_levels = _chosen_levels("score_levels", score_levels, num_levels, default=num_levels)
-        self.register_buffer("level_mean", torch.zeros(num_levels))
-        self.register_buffer("level_variance", torch.ones(num_levels))
+        self.register_buffer("level_mean", torch.zeros(num_levels, len(LOG_DET_WEIGHTS)))
+        self.register_buffer("level_variance", torch.ones(num_levels, len(LOG_DET_WEIGHTS)))
         self.register_buffer("num_observed", torch.zeros(()))
-        self.calibration = ConceptCalibration(num_concepts)  # of image scores
-        self.map_calibration = ConceptCalibration(num_concepts)
+        self.calibration = ConceptCalibration(num_concepts)
 
     @property
     def needs_log_det(self) -> bool:
@@ -132,8 +133,9 @@ class AnomalyMapGenerator(nn.Module):
             Maps and image scores.
         """
         if self.needs_log_det:
-            for_scores, for_maps = self._uncalibrated_maps(latents, log_dets, size)
-            raw_score_map, raw_map = self.calibration(for_scores, concept), self.map_calibration(for_maps, concept)
+            for_images, for_pixels = self._standard_energies(latents, log_dets)
+            raw_score_map = self.calibration(mean_map(for_images, self.score_levels, size), concept)
+            raw_map = mean_map(log_energies(for_pixels), self.map_levels, size)
         else:
             levels = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # log p_i, (B, 1, h_i, w_i)
             combine = MAPS[self.score_map]
@@ -158,7 +160,7 @@ class AnomalyMapGenerator(nn.Module):
     def uncalibrated_scores(
         self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], size: tuple[int, int]
     ) -> Tensor:
-        """Average the top share of the likelihood maps before calibration; what calibration is fitted to.
+        """Average the top share of the likelihood before calibration; what calibration is fitted to.
 
         Args:
             latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
@@ -166,29 +168,10 @@ class AnomalyMapGenerator(nn.Module):
             size: Height and width of the map, in pixels.
 
         Returns:
-            Scores as images are read and as maps are read, shape ``(B, 2)``; the first ones in standard deviations of a
-            cell's energy.
+            Scores of images, shape ``(B,)``, in standard deviations of a cell's energy.
         """
-        maps = self._uncalibrated_maps(latents, log_dets, size)
-        return torch.stack([top_mean(m, self.top_k_ratio) for m in maps], dim=1)
-
-    def fit_calibration_(self, scores: Tensor, concept: Tensor) -> None:
-        """Fit the calibrations to normal images.
-
-        Args:
-            scores: What :meth:`uncalibrated_scores` gives for them, shape ``(N, 2)``.
-            concept: Concept of each image, shape ``(N,)``.
-
-        Raises:
-            ValueError: If there are no images.
-        """
-        for column, calibration in enumerate((self.calibration, self.map_calibration)):
-            calibration.fit_(scores[:, column], concept)
-
-    def reset_calibration_(self) -> None:
-        """Forget what the calibrations were fitted to."""
-        self.calibration.reset_()
-        self.map_calibration.reset_()
+        for_images, _ = self._standard_energies(latents, log_dets)
+        return top_mean(mean_map(for_images, self.score_levels, size), self.top_k_ratio)
 
     @torch.no_grad()
     def observe_(self, latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> None:
@@ -199,8 +182,9 @@ class AnomalyMapGenerator(nn.Module):
             log_dets: Log-determinants of the cells in nats, shape ``(B, h_i, w_i)`` per level.
         """
         levels = energies(latents, log_dets)
-        mean = torch.stack([level.mean() for level in levels]).to(self.level_mean.dtype)
-        variance = torch.stack([level.var(correction=0) for level in levels]).to(self.level_mean.dtype)
+        cells = (0, 2, 3)
+        mean = torch.stack([level.mean(dim=cells) for level in levels]).to(self.level_mean.dtype)
+        variance = torch.stack([level.var(dim=cells, correction=0) for level in levels]).to(self.level_mean.dtype)
         mean, variance = pooled(mean, variance, count=len(levels[0]))
         finite = mean.isfinite().all() & variance.isfinite().all()  # training stops at such a loss, in its own words
         weight = torch.where(finite, 1 / (self.num_observed + 1).clamp_max(100), 0.0)
@@ -208,16 +192,13 @@ class AnomalyMapGenerator(nn.Module):
         self.level_variance.lerp_(variance.nan_to_num(posinf=0.0), weight)
         self.num_observed.add_(finite)
 
-    def _uncalibrated_maps(
-        self, latents: Sequence[Tensor], log_dets: Sequence[Tensor], size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Make the maps that images, and that pixels are scored by, each of shape ``(B, 1, H, W)``."""
-        scales = self.level_variance.clamp_min(1e-12).rsqrt()
-        levels = [
-            (level - self.level_mean[i]) * scales[i]  # in standard deviations, (B, 1, h_i, w_i)
-            for i, level in enumerate(energies(latents, log_dets))
-        ]
-        return mean_map(levels, self.score_levels, size), mean_map(log_energies(levels), self.map_levels, size)
+    def _standard_energies(
+        self, latents: Sequence[Tensor], log_dets: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Standardize the energies that images, and that pixels are scored by, ``(B, 1, h_i, w_i)`` per level."""
+        means, scales = self.level_mean[..., None, None], self.level_variance.clamp_min(1e-12).rsqrt()[..., None, None]
+        levels = [(level - means[i]) * scales[i] for i, level in enumerate(energies(latents, log_dets))]
+        return [level[:, :1] for level in levels], [level[:, 1:] for level in levels]
 
 
 def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> list[Tensor]:
@@ -228,10 +209,10 @@ def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> list[Tens
         log_dets: Log-determinants of shape ``(B, h_i, w_i)`` per level, in nats.
 
     Returns:
-        Energies of shape ``(B, 1, h_i, w_i)`` per level.
+        Energies that images, and that pixels are scored by, shape ``(B, 2, h_i, w_i)`` per level.
     """
     return [
-        0.5 * z.square().mean(dim=1, keepdim=True) - LOG_DET_WEIGHT / z.shape[1] * log_det[:, None]
+        torch.stack([0.5 * z.square().mean(dim=1) - weight / z.shape[1] * log_det for weight in LOG_DET_WEIGHTS], dim=1)
         for z, log_det in zip(latents, log_dets, strict=True)
     ]
 

@@ -62,7 +62,7 @@ class FittingMixin(BatchMixin):
     def on_train_epoch_start(self) -> None:
         """Forget calibration and thresholds, which were those of earlier weights."""
         super().on_train_epoch_start()
-        self.model.anomaly_map_generator.reset_calibration_()
+        self.model.anomaly_map_generator.calibration.reset_()
         if isinstance(self.post_processor, SeparatingPostProcessor):
             self.post_processor.reset_()
 

@@ -262,8 +262,8 @@ class VQFlowModel(nn.Module):
             scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, log_dets, self.seen_size))
             concepts.append(concept_indices)
         found = torch.cat(concepts) if concepts else torch.empty(0, dtype=torch.long)
-        all_scores = rows_of_all_processes(torch.cat(scores) if scores else torch.empty(0, 2))
-        self.anomaly_map_generator.fit_calibration_(all_scores, rows_of_all_processes(found))
+        all_scores = rows_of_all_processes(torch.cat(scores) if scores else torch.empty(0))
+        self.anomaly_map_generator.calibration.fit_(all_scores, rows_of_all_processes(found))
         return found
 
     @property

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = VQFlow.load_from_checkpoint(checkpoint)
         for variant, values in found.items():
             if variant == "without":
-                model.model.anomaly_map_generator.reset_calibration_()
+                model.model.anomaly_map_generator.calibration.reset_()
             engine.test(model, datamodule=datamodule)
             for row in ROWS:
                 for metric in METRICS:

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from anomalib_vqflow.anomaly_map import LOG_DET_WEIGHT, AnomalyMapGenerator, energies, to_unit
+from anomalib_vqflow.anomaly_map import LOG_DET_WEIGHTS, AnomalyMapGenerator, energies, to_unit
 from anomalib_vqflow.score_maps import log_energies
 
 SIZE = (24, 16)
@@ -37,13 +37,15 @@ def fitted(**options):
     return generator
 
 
-def test_energy_is_the_tempered_negative_log_likelihood():
-    """With weight 1 it would be -log N(z) - log|det J| per dimension, up to a constant."""
+def test_energy_is_the_negative_log_likelihood():
+    """Of pixels it is -log N(z) - log|det J| per dimension, up to a constant; images weigh the log-determinant less."""
     (z, *_), (log_det, *_) = latents_and_log_dets()
     energy = energies([z], [log_det])[0]
 
     density = torch.distributions.Normal(0.0, 1.0).log_prob(z).mean(dim=1) + 0.5 * torch.log(torch.tensor(2 * torch.pi))
-    assert_close(energy[:, 0], -density - LOG_DET_WEIGHT * log_det / 4)
+    for column, weight in enumerate(LOG_DET_WEIGHTS):
+        assert_close(energy[:, column], -density - weight * log_det / 4)
+    assert LOG_DET_WEIGHTS[1] == 1
 
 
 def test_the_statistics_are_those_of_the_cells_seen():
@@ -52,9 +54,9 @@ def test_the_statistics_are_those_of_the_cells_seen():
     seen = [energies(*latents_and_log_dets(8, seed)) for seed in range(1, 30)]
 
     for level in range(2):
-        cells = torch.stack([batch[level] for batch in seen])
-        assert_close(generator.level_mean[level], cells.mean())
-        assert_close(generator.level_variance[level], cells.flatten(1).var(dim=1, correction=0).mean())
+        cells = torch.stack([batch[level].transpose(0, 1).flatten(1) for batch in seen])  # (29, 2, B · h · w)
+        assert_close(generator.level_mean[level], cells.mean(dim=(0, 2)))
+        assert_close(generator.level_variance[level], cells.var(dim=2, correction=0).mean(dim=0))
 
 
 def test_the_statistics_follow_a_training_and_forget():
@@ -64,7 +66,7 @@ def test_the_statistics_follow_a_training_and_forget():
     for _ in range(1000):
         generator.observe_([3 * z for z in latents], log_dets)
 
-    expected = torch.stack([level.mean() for level in energies([3 * z for z in latents], log_dets)])
+    expected = torch.stack([level.mean(dim=(0, 2, 3)) for level in energies([3 * z for z in latents], log_dets)])
     assert_close(generator.level_mean, expected, rtol=1e-3, atol=0)
 
 
@@ -78,9 +80,9 @@ def test_a_broken_batch_leaves_the_statistics_alone():
     assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())
 
 
-def standardized(generator, latents, log_dets):
-    levels = energies(latents, log_dets)
-    moments = zip(levels, generator.level_mean, generator.level_variance, strict=True)
+def standardized(generator, latents, log_dets, column):
+    levels = [level[:, [column]] for level in energies(latents, log_dets)]
+    moments = zip(levels, generator.level_mean[:, column], generator.level_variance[:, column], strict=True)
     return [(level - mean) / variance.sqrt() for level, mean, variance in moments]
 
 
@@ -92,7 +94,7 @@ def upsampled_mean(levels):
 def test_images_are_scored_by_the_mean_of_standardized_levels():
     """Each level counts alike, whatever the scale of its energy."""
     generator, (latents, log_dets) = fitted(), latents_and_log_dets()
-    standard = standardized(generator, latents, log_dets)
+    standard = standardized(generator, latents, log_dets, column=0)
     raw = upsampled_mean(standard)
 
     scores = generator(latents, log_dets, CONCEPT, SIZE)
@@ -104,7 +106,7 @@ def test_images_are_scored_by_the_mean_of_standardized_levels():
 def test_pixels_are_read_by_the_mean_of_logarithms():
     """A pixel is as high as the geometric mean of what its levels say, so both must say it; less near the border."""
     generator, (latents, log_dets) = fitted(), latents_and_log_dets()
-    standard = standardized(generator, latents, log_dets)
+    standard = standardized(generator, latents, log_dets, column=1)
     raw = upsampled_mean(log_energies(standard))
 
     scores = generator(latents, log_dets, CONCEPT, SIZE)

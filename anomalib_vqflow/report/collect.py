@@ -84,7 +84,7 @@ def uncalibrated_scores(generator: AnomalyMapGenerator) -> Iterator[list[Tensor]
 
     def score(_module: nn.Module, inputs: tuple[Any, ...], _output: object) -> None:
         latents, log_dets, _concept, size = inputs
-        plain.append(to_unit(generator.uncalibrated_scores(latents, log_dets, size)[:, 0]).nan_to_num(nan=1.0))
+        plain.append(to_unit(generator.uncalibrated_scores(latents, log_dets, size)).nan_to_num(nan=1.0))
 
     has_calibration = generator.needs_log_det and generator.calibration.fitted
     with generator.register_forward_hook(score) if has_calibration else nullcontext():
