@@ -38,8 +38,8 @@ class AnomalyMapGenerator(nn.Module):
       an image that is wrong everywhere scores high, and scores of images compare.
 
       Pixels are scored by the full likelihood, :math:`\lambda = 1`, by
-      :math:`\mathrm{mean}_i \log(w \, \mathrm{softplus}(t_i))`, which is high only where the levels agree, and less near
-      the border (:func:`.log_energies`). Images are scored by :math:`t = \mathrm{mean}_i t_i` with
+      :math:`\mathrm{mean}_i \log(w \, \mathrm{softplus}(t_i))`, which is high only where the levels agree, and less
+      near the border (:func:`.log_energies`). Images are scored by :math:`t = \mathrm{mean}_i t_i` with
       :math:`\lambda = \tfrac14`, which measured best on generated products of a seed that no reported number uses.
       Once :class:`.ConceptCalibration` is fitted, that is put on the scale of the image's concept,
       :math:`(t - m_k) / \tau_k`.
@@ -139,9 +139,10 @@ class AnomalyMapGenerator(nn.Module):
         else:
             levels = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # log p_i, (B, 1, h_i, w_i)
             combine = MAPS[self.score_map]
-            raw_score_map = raw_map = combine([levels[index] for index in self.score_levels], size)
-            if self.map_levels != self.score_levels:
-                raw_map = combine([levels[index] for index in self.map_levels], size)
+            raw_map = combine([levels[index] for index in self.map_levels], size)
+            raw_score_map = raw_map.clone()  # of one tensor with two names, torch 2.10 may export the other one
+            if self.score_levels != self.map_levels:
+                raw_score_map = combine([levels[index] for index in self.score_levels], size)
         pred_score = self.tell(top_mean(raw_score_map, self.top_k_ratio))
         return Scores(self.tell(raw_map), pred_score, raw_map, raw_score_map)
 

@@ -86,7 +86,7 @@ def test_tokens_leave_autocast_in_float32():
     assert features.tokens.dtype == features.semantic.dtype == torch.float32
 
 
-@pytest.mark.parametrize("backbone", ["test_convnext2", "test_vit_relpos", "hiera_tiny_224"])
+@pytest.mark.parametrize("backbone", ["test_convnext2", "vit_relpos_small_patch16_224", "hiera_tiny_224"])
 def test_backbones_without_tokens_are_refused(backbone):
     """A CNN, a transformer without a CLS token, and a pyramid of windows."""
     with pytest.raises(ValueError, match=f"prefix_tokens: .*'{backbone}'.* leave it False"):

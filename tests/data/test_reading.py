@@ -74,7 +74,7 @@ def test_an_orientation_behind_the_pixels_is_found(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "early.png", exif=exif)
     content = (tmp_path / "early.png").read_bytes()
     start = content.index(b"eXIf") - 4
-    end = start + 12 + int.from_bytes(content[start : start + 4])
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
     plain = (tmp_path / "plain.png").read_bytes()
     (tmp_path / "late.png").write_bytes(plain[:-12] + content[start:end] + plain[-12:])
 

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
@@ -34,6 +34,7 @@ def check(mask, seed=0):
     assert peaks == sorted(peaks, reverse=True)
 
 
+@settings(deadline=None)  # the first example imports SciPy
 @given(SHAPES.flatmap(lambda shape: arrays(bool, shape)), st.integers(0, 9))
 def test_regions_are_those_of_scipy(mask, seed):
     """In masks of any shape, down to a row, a column or a pixel."""
