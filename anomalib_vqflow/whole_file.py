@@ -23,18 +23,20 @@ def whole_file(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
         The unfinished file, which may be closed within.
 
     Raises:
-        OSError: If it cannot be written; then what was at the place before is still there.
+        OSError: If it cannot be written, with its name; then what was at the place before is still there.
     """
-    path = Path(os.path.realpath(path))
-    part = path.with_name(f"{path.name}{PART}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f"{target.name}{PART}")
     try:
         with part.open("wb") as file:
             yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
+        part.replace(target)
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # as if the disk is full
+            error.filename = str(path)
         raise

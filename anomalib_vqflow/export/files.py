@@ -11,12 +11,17 @@ from anomalib.models.components.base.export_mixin.utils import create_export_roo
 
 from anomalib_vqflow.telemetry import no_telemetry
 
+LOADED = frozenset({".xml", ".onnx", ".pt"})
+"""Suffixes of the files that a user names; those beside them are found by them."""
+
 
 @contextmanager
 def whole_files(export_root: Path | str, kind: ExportType) -> Iterator[str]:
     """Move an export's files to their place when it is done; a failed one leaves those that were there.
 
     Meanwhile, nobody is told of it; see :func:`.no_telemetry`.
+
+    Whenever the process ends, there is no model of two exports: the file that is loaded goes first and comes last.
 
     Args:
         export_root: Folder to export to.
@@ -28,7 +33,11 @@ def whole_files(export_root: Path | str, kind: ExportType) -> Iterator[str]:
     place = create_export_root(export_root, kind)
     with no_telemetry(), TemporaryDirectory(prefix=".export-", dir=place) as folder:
         yield folder
-        for path in create_export_root(folder, kind).iterdir():
+        files = sorted(create_export_root(folder, kind).iterdir(), key=lambda path: path.suffix in LOADED)
+        for path in files if len(files) > 1 else []:
+            if path.suffix in LOADED:
+                (place / path.name).unlink(missing_ok=True)
+        for path in files:
             path.replace(place / path.name)
 
 
