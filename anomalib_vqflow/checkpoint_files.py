@@ -45,8 +45,10 @@ class CheckpointFiles(CheckpointIO):
         try:
             with whole_file(Path(path), sync=True) as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            cause = error if isinstance(error, OSError) else (error.__context__ or error)
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else error.__context__  # which torch's own error hides
+            if not isinstance(cause, OSError):
+                raise
             msg = (
                 f"The checkpoint {path} could not be written: {cause}. The one before, if any, is still there. Free "
                 "some space, and resume with it."

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from .fitting import FittingMixin
-from .randomness import kept_random_states
+from .randomness import own_random_states
 
 TRAINING_METRICS = "train_"
 """What the names of the metrics begin with that are logged in training."""
@@ -110,7 +110,7 @@ class Completion(Callback):
         if pl_module.is_complete or trainer.global_step == 0:
             return
         pl_module.forget_()  # what a validation that was interrupted has collected
-        with kept_random_states():  # a training that is resumed must not notice
+        with own_random_states(trainer.global_step):  # a training that is resumed must not notice
             if trainer.enable_validation:
                 trainer.validating = True
                 with torch.no_grad():

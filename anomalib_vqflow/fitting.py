@@ -19,7 +19,7 @@ from .distributed import num_processes, sum_over_processes
 from .features import Features
 from .loss import LossTerms
 from .post_processor import SeparatingPostProcessor
-from .randomness import kept_random_states
+from .randomness import own_random_states
 from .torch_model import VQFlowModel
 
 NUM_FIT_IMAGES = 1024
@@ -156,7 +156,9 @@ class FittingMixin(BatchMixin):
             msg = f"Expected at least one training image for each of {num_processes()} processes, got {len(chosen)}."
             raise ValueError(msg)
         chosen = chosen[self.trainer.global_rank :: num_processes()]
-        with kept_random_states():  # augmentations and loaders draw from the generators; the training must not notice
+        # Augmentations and loaders draw from the generators: the training must not notice, and what is fitted must not
+        # depend on when it was interrupted.
+        with own_random_states(self.trainer.global_step):
             for batch in DataLoader(
                 Subset(loader.dataset, chosen),
                 batch_size=loader.batch_size or 1,

@@ -42,9 +42,16 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def kept_random_states() -> Iterator[None]:
-    """Put all global random generators back at the end, which Lightning's ``isolate_rng`` does not after an error."""
+def own_random_states(seed: int) -> Iterator[None]:
+    """Seed all global random generators, and put them back at the end, also if that is an error.
+
+    Args:
+        seed: The seed, at least 0.
+    """
     states = random_states()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
     try:
         yield
     finally:

@@ -53,10 +53,9 @@ class ResumptionMixin(LightningModule):
         """Run the loop; end a training as usual that was interrupted between its last step and its completion."""
         del fit_loop.run  # the class's own is left
         fit_loop.run()
-        interruption, has_data = self._interruption, fit_loop._data_fetcher is not None  # noqa: SLF001
-        if interruption is not None and has_data and self._complete_step != self.trainer.global_step:
+        has_data = fit_loop._data_fetcher is not None  # noqa: SLF001
+        if self._interruption is not None and has_data and self._complete_step != self.trainer.global_step:
             fit_loop.on_run_start()
-            restore_random_states(interruption.states)
             fit_loop.on_run_end()
         self._interruption = None
 
