@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint needs beyond Lightning's: random states, and a refusal where it is broken or does not fit."""
+"""What a checkpoint needs beyond Lightning's: whole files, and a refusal where it is broken or does not fit."""
 
 import pickle
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
-from lightning.pytorch import LightningModule
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from .checkpoint_files import CheckpointFiles
 from .naming import first_names
+from .resumption import ResumptionMixin
 
 CHECKPOINT_KEY = "vqflow"
 PRE_PROCESSOR_KEY = "anomalib_pre_processor_config"
@@ -26,37 +25,6 @@ MAY_CHANGE = frozenset(
 come from the checkpoint. All others change what the weights, the calibration or the thresholds mean."""
 NO_CHECKPOINT = (AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, pickle.UnpicklingError)
 """What loading raises at files that are no checkpoints; a ``ValueError`` says what does not fit."""
-
-
-def random_states() -> dict[str, Any]:
-    """Collect the states of all global random generators, in types that ``torch.load(weights_only=True)`` takes.
-
-    Returns:
-        States of Python, NumPy, torch and, where there are any, the CUDA devices.
-    """
-    version, words, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
-    return {
-        "python": [version, list(words), gauss],
-        "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Put all global random generators into the states of :func:`random_states`.
-
-    Args:
-        states: The states; those of CUDA devices are left out where the number of devices differs.
-    """
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"].cpu())
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
 
 
 def differing_arguments(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -115,8 +83,8 @@ def _lost_transform(pre_processor: nn.Module | None, checkpoint: Mapping[str, An
     return "" if transform is None or held is not None else _transform_text(pre_processor)
 
 
-class CheckpointMixin(LightningModule):
-    """Exact resumption of a training, and refusal of checkpoints that are broken or do not fit."""
+class CheckpointMixin(ResumptionMixin):
+    """Checkpoints that are whole and resume exactly, and refusal of those that are broken or do not fit."""
 
     model: nn.Module
     pre_processor: nn.Module | None
@@ -124,10 +92,16 @@ class CheckpointMixin(LightningModule):
     product_counts: dict[str, list[int]] | None
     _complete_step: int
     _loaded_arguments: Mapping[str, Any] | None = None
-    _later_random_states: Mapping[str, Any] | None = None
+
+    def on_fit_start(self) -> None:
+        """Write checkpoints whole, unless the user chose how."""
+        super().on_fit_start()
+        strategy = self.trainer.strategy
+        if isinstance(strategy.checkpoint_io, TorchCheckpointIO):  # which is anomalib's, too
+            strategy.checkpoint_io = CheckpointFiles(strategy.checkpoint_io)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random states, so that a resumed training is the same as an uninterrupted one.
+        """Add the arguments, and what loading must know.
 
         Args:
             checkpoint: The checkpoint.
@@ -148,7 +122,6 @@ class CheckpointMixin(LightningModule):
         checkpoint[CHECKPOINT_KEY] = {
             "format": CHECKPOINT_FORMAT,
             "arguments": dict(arguments),
-            "random_states": random_states(),
             "complete": self._complete_step == checkpoint["global_step"],
             "product_counts": self.product_counts,
             "lost_transform": _lost_transform(self.pre_processor, checkpoint),
@@ -156,7 +129,7 @@ class CheckpointMixin(LightningModule):
         arguments["pre_trained"] = False  # the backbone's weights are in the checkpoint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the random states if a training is resumed, and refuse a checkpoint of another configuration.
+        """Refuse a checkpoint of another configuration.
 
         Args:
             checkpoint: The checkpoint.
@@ -186,13 +159,6 @@ class CheckpointMixin(LightningModule):
         if differing_arguments(self._loaded_arguments, self.hparams):
             raise ValueError(explain_mismatch(self._loaded_arguments, self.hparams))
         resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        if resumes and ours:
-            # Setting up the dataloader draws from the generators. If the checkpoint was made after an epoch, this is
-            # what began the next epoch; if it was made in an epoch, after validation, it is not.
-            restore_random_states(ours["random_states"])
-            progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-            if progress["processed"] < progress["started"]:
-                self._later_random_states = ours["random_states"]
         if ours.get("complete"):
             self._complete_step = checkpoint["global_step"]
         elif ours and not resumes:
@@ -218,16 +184,6 @@ class CheckpointMixin(LightningModule):
         """
         kwargs.setdefault("pre_trained", False)  # else the file would say what is downloaded or read
         return super().load_from_checkpoint(*args, **kwargs).eval()
-
-    def on_train_start(self) -> None:
-        """Restore the random states if a training is resumed in an epoch; processes draw noise of their own."""
-        super().on_train_start()
-        if self._later_random_states is not None:
-            restore_random_states(self._later_random_states)
-            self._later_random_states = None
-        if self.trainer.global_rank > 0:  # Lightning gives all processes the same seed
-            seeds = np.random.SeedSequence([torch.initial_seed(), self.trainer.global_rank, self.trainer.global_step])
-            torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
         """Load weights as torch does.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """However a training ends, its last epoch is calibrated, gets its thresholds, and is saved."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -9,9 +10,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from .fitting import FittingMixin
+from .randomness import own_random_states
 
 TRAINING_METRICS = "train_"
 """What the names of the metrics begin with that are logged in training."""
@@ -22,8 +23,8 @@ class Completion(Callback):
 
     Validation only fits what turns scores into labels: calibration, thresholds, and the range of scores. It is needed
     for the weights that are kept, which are the last ones, so it is left out in between unless someone looks at it; see
-    :func:`needs_validation`. An interrupted training (Ctrl-C, SIGTERM) is completed as well, and says what its
-    checkpoint holds.
+    :func:`needs_validation`. An interrupted training (Ctrl-C, SIGTERM) is saved at once, as whoever interrupts it may
+    soon end the process; then it is completed as well. It says what its checkpoint holds.
     """
 
     def __init__(self) -> None:
@@ -63,10 +64,7 @@ class Completion(Callback):
             trainer: The trainer.
             pl_module: The model.
         """
-        progress = trainer.fit_loop.epoch_progress.current
-        progress.completed -= 1  # as it was when the epoch was saved, so that the checkpoint resumes alike
         self._complete(trainer, pl_module)
-        progress.completed += 1
 
     def on_exception(  # type: ignore[override]
         self, trainer: Trainer, pl_module: FittingMixin, exception: BaseException
@@ -83,11 +81,15 @@ class Completion(Callback):
         where = f"The training was stopped in epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
         interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if interrupted and trainer.world_size == 1 and trainer.global_step > 0:
-            rank_zero_info(f"{where}; calibrating its scores and setting its thresholds.")
+            # Lightning would end the validation at once; a second signal still does.
+            trainer._signal_connector.received_sigterm = False  # noqa: SLF001
             try:
+                if not pl_module.is_complete:
+                    _save_again(trainer)
+                rank_zero_info(f"{where}; calibrating its scores and setting its thresholds.")
                 self._complete(trainer, pl_module)
-            except Exception as error:  # noqa: BLE001  (what ends the training is the interruption)
-                rank_zero_warn(f"The interrupted training could not be completed: {error}")
+            except (Exception, SIGTERMException) as error:  # noqa: BLE001  (what ends the training is the interruption)
+                rank_zero_warn(f"The interrupted training could not be completed: {error!r}")
         rank_zero_warn(f"{where}. {self._saved(trainer, pl_module)}")
 
     def on_save_checkpoint(  # type: ignore[override]
@@ -107,16 +109,15 @@ class Completion(Callback):
         self._restore_validation(trainer)
         if pl_module.is_complete or trainer.global_step == 0:
             return
-        with isolate_rng():  # a training that is resumed must not notice
+        pl_module.forget_()  # what a validation that was interrupted has collected
+        with own_random_states(trainer.global_step):  # a training that is resumed must not notice
             if trainer.enable_validation:
                 trainer.validating = True
                 with torch.no_grad():
                     trainer.fit_loop.epoch_loop.val_loop.run()
                 trainer.training = True
             pl_module.complete_()
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.monitor is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-                _save_again(trainer, callback)
+        _save_again(trainer)
 
     def _restore_validation(self, trainer: Trainer) -> None:
         if self._limit_val_batches is not None:
@@ -156,11 +157,24 @@ def needs_validation(trainer: Trainer, pl_module: FittingMixin) -> bool:
     )
 
 
-def _save_again(trainer: Trainer, callback: ModelCheckpoint) -> None:
-    """Save the completed model where the callback saved, or would save, the last epoch."""
+def _save_again(trainer: Trainer) -> None:
+    """Save where the callbacks for checkpoints saved, or would save, the last epoch."""
+    progress = cast("Any", trainer.fit_loop.epoch_progress.current)
+    is_between_epochs = progress.started == progress.processed == progress.completed
+    progress.completed -= is_between_epochs  # as it was when the epoch was saved, so that the checkpoint resumes alike
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            for path in _own_paths(callback):
+                trainer.save_checkpoint(path, callback.save_weights_only)
+    progress.completed += is_between_epochs
+
+
+def _own_paths(callback: ModelCheckpoint) -> set[str]:
+    """Tell where a callback saved in this training; one that is resumed also knows the paths of the one before."""
+    folder = Path(str(callback.dirpath)).absolute()
     paths = {callback.best_model_path, callback.last_model_path} - {""}
-    if not paths and callback.save_top_k:
+    own = {path for path in paths if folder == Path(path).absolute().parent}
+    if not own and callback.save_top_k:
         callback.best_model_path = callback.format_checkpoint_name({})
-        paths = {callback.best_model_path}
-    for path in paths:
-        trainer.save_checkpoint(path, callback.save_weights_only)
+        own = {callback.best_model_path}
+    return own

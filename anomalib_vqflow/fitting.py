@@ -10,15 +10,16 @@ from anomalib.data import ImageBatch
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
+from torchmetrics import Metric
 
 from .batches import BatchMixin
 from .distributed import num_processes, sum_over_processes
 from .features import Features
 from .loss import LossTerms
 from .post_processor import SeparatingPostProcessor
+from .randomness import own_random_states
 from .torch_model import VQFlowModel
 
 NUM_FIT_IMAGES = 1024
@@ -31,6 +32,7 @@ class FittingMixin(BatchMixin):
     model: VQFlowModel
     pre_processor: nn.Module | None
     post_processor: nn.Module | None
+    evaluator: nn.Module | None
     product_counts: dict[str, list[int]] | None = None  # training images, or tiles, by concept; for information only
     _complete_step = -1  # of the trainer, at which calibration and thresholds were set
 
@@ -56,15 +58,25 @@ class FittingMixin(BatchMixin):
     def on_train_start(self) -> None:
         """Fit the whitening if there is one, after what :class:`.CheckpointMixin` restores."""
         super().on_train_start()
+        self.forget_()  # if it is resumed within an epoch
         if self.model.needs_whitening:
             self.model.fit_whitening_(self._some_features())
 
     def on_train_epoch_start(self) -> None:
         """Forget calibration and thresholds, which were those of earlier weights."""
         super().on_train_epoch_start()
+        self.forget_()
+
+    def forget_(self) -> None:
+        """Forget calibration, thresholds, and what a validation that was interrupted has collected."""
+        self._complete_step = -1
         self.model.anomaly_map_generator.calibration.reset_()
         if isinstance(self.post_processor, SeparatingPostProcessor):
             self.post_processor.reset_()
+        for part in (self.post_processor, self.evaluator):
+            for metric in part.modules() if isinstance(part, nn.Module) else ():
+                if isinstance(metric, Metric):
+                    metric.reset()
 
     def on_validation_start(self) -> None:
         """Calibrate the scores, on which validation then sets the threshold."""
@@ -144,7 +156,9 @@ class FittingMixin(BatchMixin):
             msg = f"Expected at least one training image for each of {num_processes()} processes, got {len(chosen)}."
             raise ValueError(msg)
         chosen = chosen[self.trainer.global_rank :: num_processes()]
-        with isolate_rng():  # augmentations and loaders draw from the generators; the training must not notice
+        # Augmentations and loaders draw from the generators: the training must not notice, and what is fitted must not
+        # depend on when it was interrupted.
+        with own_random_states(self.trainer.global_step):
             for batch in DataLoader(
                 Subset(loader.dataset, chosen),
                 batch_size=loader.batch_size or 1,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that come into being whole or not at all, and what an ONNX file tells."""
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,18 @@ from anomalib.models.components.base.export_mixin.utils import create_export_roo
 
 from anomalib_vqflow.telemetry import no_telemetry
 
+LOADED = frozenset({".xml", ".onnx", ".pt"})
+"""Suffixes of the files that a user names; those beside them are found by them."""
+NO_ROOM = frozenset({errno.EDQUOT, errno.EFBIG, errno.ENOSPC})
+NO_ROOM_ELSEWHERE = ("iostream error", "PytorchStreamWriter")
+"""What OpenVINO and torch say of a full disk."""
+
 
 @contextmanager
 def whole_files(export_root: Path | str, kind: ExportType) -> Iterator[str]:
     """Move an export's files to their place when it is done; a failed one leaves those that were there.
 
+    Whenever the process ends, there is no model of two exports: the file that is loaded goes first and comes last.
     Meanwhile, nobody is told of it; see :func:`.no_telemetry`.
 
     Args:
@@ -24,11 +32,24 @@ def whole_files(export_root: Path | str, kind: ExportType) -> Iterator[str]:
 
     Yields:
         Folder to export to in the meantime.
+
+    Raises:
+        OSError: If the disk is full.
     """
     place = create_export_root(export_root, kind)
     with no_telemetry(), TemporaryDirectory(prefix=".export-", dir=place) as folder:
-        yield folder
-        for path in create_export_root(folder, kind).iterdir():
+        try:
+            yield folder
+        except (OSError, RuntimeError) as error:
+            if getattr(error, "errno", None) in NO_ROOM or any(words in str(error) for words in NO_ROOM_ELSEWHERE):
+                msg = f"The disk has no room for the export to {place} ({error}). What was there before still is."
+                raise OSError(msg) from error
+            raise
+        files = sorted(create_export_root(folder, kind).iterdir(), key=lambda path: path.suffix in LOADED)
+        for path in files if len(files) > 1 else []:
+            if path.suffix in LOADED:
+                (place / path.name).unlink(missing_ok=True)
+        for path in files:
             path.replace(place / path.name)
 
 

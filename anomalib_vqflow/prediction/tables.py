@@ -2,10 +2,14 @@
 """Tables of predictions: CSV, or lines of JSON, written as the predictions come."""
 
 import csv
+import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO, cast
+
+from anomalib_vqflow.whole_file import whole_file
 
 from .pipeline import Result
 from .predictions import CONCEPT
@@ -17,10 +21,14 @@ LABELS = {True: "anomalous", False: "normal", None: None}  # None where the mode
 DIGITS = 6
 
 
-def open_table(path: Path) -> TextIO:
-    """Open a file to write a table to, and make its folder; names in it may be no valid Unicode."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+@contextmanager
+def open_table(path: Path) -> Iterator[TextIO]:
+    """Write a table, which is there when it is complete, and make its folder; names in it may be no valid Unicode."""
+    with (
+        whole_file(path) as file,
+        io.TextIOWrapper(cast("IO[bytes]", file), "utf-8", errors="surrogateescape", newline="") as text,
+    ):
+        yield text
 
 
 def table_writer(

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from anomalib_vqflow.whole_file import whole_file
+
 
 class Folders(NamedTuple):
     """Where to write the files of each image; None for what is not wanted.
@@ -29,8 +31,8 @@ class Folders(NamedTuple):
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Write a mask of shape ``(H, W)``: white where anomalous, else black."""
-    _prepare(path)
-    Image.fromarray(255 * mask.astype(np.uint8)).save(path)
+    with whole_file(path) as file:
+        Image.fromarray(255 * mask.astype(np.uint8)).save(file, format="PNG")
 
 
 def write_heat_map(path: Path, pixels: np.ndarray, anomaly_map: np.ndarray) -> None:
@@ -44,14 +46,14 @@ def write_heat_map(path: Path, pixels: np.ndarray, anomaly_map: np.ndarray) -> N
     image = Image.fromarray(pixels if pixels.dtype == np.uint8 else (255 * pixels).round().astype(np.uint8))
     gray = Image.fromarray((255 * anomaly_map).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
     colors = ImageOps.colorize(gray, black="blue", mid="yellow", white="red")
-    _prepare(path)
-    Image.blend(image, colors, alpha=0.4).save(path)
+    with whole_file(path) as file:
+        Image.blend(image, colors, alpha=0.4).save(file, format="PNG")
 
 
 def write_map(path: Path, anomaly_map: np.ndarray) -> None:
     """Write a map as it is."""
-    _prepare(path)
-    np.save(path, anomaly_map.astype(np.float32))
+    with whole_file(path) as file:
+        np.save(file, anomaly_map.astype(np.float32))
 
 
 def target_of(folder: Path, name: PurePath, suffix: str) -> Path:
@@ -63,7 +65,3 @@ def target_of(folder: Path, name: PurePath, suffix: str) -> Path:
     """
     target = folder / name
     return target.with_name(f"{target.name}{suffix}")
-
-
-def _prepare(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
