@@ -15,8 +15,8 @@ from .top_mean import top_mean
 
 ScoreMap = Literal["likelihood", "multiplicative", "additive"]
 
-LOG_DET_WEIGHTS = (0.25, 1.0)
-"""Weights of the log-determinant where images, and where pixels are scored; see :class:`AnomalyMapGenerator`."""
+LOG_DET_WEIGHT = 0.25
+"""Weight of the log-determinant where images are scored; see :class:`AnomalyMapGenerator`."""
 
 
 class Scores(NamedTuple):
@@ -37,7 +37,7 @@ class AnomalyMapGenerator(nn.Module):
       in standard deviations :math:`t_i` from the mean of normal cells, which is learned in training. It is absolute:
       an image that is wrong everywhere scores high, and scores of images compare.
 
-      Pixels are scored by the full likelihood, :math:`\lambda = 1`, by
+      Pixels are scored with :math:`\lambda` of ``map_log_det_weight``, 1 for the full likelihood, by
       :math:`\mathrm{mean}_i \log(w \, \mathrm{softplus}(t_i))`, which is high only where the levels agree, and less
       near the border (:func:`.log_energies`). Images are scored by :math:`t = \mathrm{mean}_i t_i` with
       :math:`\lambda = \tfrac14`, which measured best on generated products of a seed that no reported number uses.
@@ -59,6 +59,7 @@ class AnomalyMapGenerator(nn.Module):
         top_k_ratio: Share of the pixels averaged for the image score, in (0, 1]; 0.03 in the paper's release.
         map_levels: Levels that the map is made of, counted from the finest, 0; None for the two finest.
         score_levels: Levels that the image score is made of; None for all.
+        map_log_det_weight: Weight of the log-determinant where pixels are scored, in the likelihood map.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -72,6 +73,7 @@ class AnomalyMapGenerator(nn.Module):
         ...     top_k_ratio=0.03,
         ...     map_levels=[0],
         ...     score_levels=None,
+        ...     map_log_det_weight=1.0,
         ... )
         >>> latents, log_dets = (
         ...     [torch.randn(2, 8, 8, 8), torch.randn(2, 8, 4, 4)],
@@ -95,6 +97,7 @@ class AnomalyMapGenerator(nn.Module):
         top_k_ratio: float,
         map_levels: Sequence[int] | None,
         score_levels: Sequence[int] | None,
+        map_log_det_weight: float,
     ) -> None:
         super().__init__()
         if score_map not in get_args(ScoreMap):
@@ -107,8 +110,9 @@ class AnomalyMapGenerator(nn.Module):
         self.top_k_ratio = top_k_ratio
         self.map_levels = _chosen_levels("map_levels", map_levels, num_levels, default=min(2, num_levels))
         self.score_levels = _chosen_levels("score_levels", score_levels, num_levels, default=num_levels)
-        self.register_buffer("level_mean", torch.zeros(num_levels, len(LOG_DET_WEIGHTS)))
-        self.register_buffer("level_variance", torch.ones(num_levels, len(LOG_DET_WEIGHTS)))
+        self.log_det_weights = (LOG_DET_WEIGHT, map_log_det_weight)
+        self.register_buffer("level_mean", torch.zeros(num_levels, len(self.log_det_weights)))
+        self.register_buffer("level_variance", torch.ones(num_levels, len(self.log_det_weights)))
         self.register_buffer("num_observed", torch.zeros(()))
         self.calibration = ConceptCalibration(num_concepts)
 
@@ -182,7 +186,7 @@ class AnomalyMapGenerator(nn.Module):
             latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
             log_dets: Log-determinants of the cells in nats, shape ``(B, h_i, w_i)`` per level.
         """
-        levels = energies(latents, log_dets)
+        levels = energies(latents, log_dets, self.log_det_weights)
         cells = (0, 2, 3)
         mean = torch.stack([level.mean(dim=cells) for level in levels]).to(self.level_mean.dtype)
         variance = torch.stack([level.var(dim=cells, correction=0) for level in levels]).to(self.level_mean.dtype)
@@ -198,22 +202,24 @@ class AnomalyMapGenerator(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Standardize the energies that images, and that pixels are scored by, ``(B, 1, h_i, w_i)`` per level."""
         means, scales = self.level_mean[..., None, None], self.level_variance.clamp_min(1e-12).rsqrt()[..., None, None]
-        levels = [(level - means[i]) * scales[i] for i, level in enumerate(energies(latents, log_dets))]
+        of_levels = energies(latents, log_dets, self.log_det_weights)
+        levels = [(level - means[i]) * scales[i] for i, level in enumerate(of_levels)]
         return [level[:, :1] for level in levels], [level[:, 1:] for level in levels]
 
 
-def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> list[Tensor]:
+def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
     """Weigh latents and volume to the energy of each cell, in nats per dimension.
 
     Args:
         latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
         log_dets: Log-determinants of shape ``(B, h_i, w_i)`` per level, in nats.
+        weights: Weights of the log-determinant.
 
     Returns:
-        Energies that images, and that pixels are scored by, shape ``(B, 2, h_i, w_i)`` per level.
+        Energies with each of the W weights, shape ``(B, W, h_i, w_i)`` per level.
     """
     return [
-        torch.stack([0.5 * z.square().mean(dim=1) - weight / z.shape[1] * log_det for weight in LOG_DET_WEIGHTS], dim=1)
+        torch.stack([0.5 * z.square().mean(dim=1) - weight / z.shape[1] * log_det for weight in weights], dim=1)
         for z, log_det in zip(latents, log_dets, strict=True)
     ]
 

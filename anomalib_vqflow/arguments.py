@@ -146,6 +146,7 @@ RULES = {
     "top_k_ratio": Rule("a number in (0, 1]", lambda value: _is_number(value) and 0 < value <= 1),
     "map_levels": LEVELS,
     "score_levels": LEVELS,
+    "map_log_det_weight": NOT_NEGATIVE,
     "pre_processor": _switch_or(nn.Module, "a pre-processor"),
     "post_processor": _switch_or(nn.Module, "a post-processor"),
     "evaluator": _switch_or(Evaluator, "an evaluator"),

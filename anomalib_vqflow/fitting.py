@@ -24,6 +24,8 @@ from .torch_model import VQFlowModel
 
 NUM_FIT_IMAGES = 1024
 """A thousand images are enough for a covariance of a few hundred channels and for calibration, and cost little."""
+FIT_IMAGES_PER_CONCEPT = 32
+"""With many products a thousand are few of each, so there are this many for each concept that there may be."""
 
 
 class FittingMixin(BatchMixin):
@@ -145,13 +147,14 @@ class FittingMixin(BatchMixin):
         return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     def _some_features(self, paths: list[str] | None = None) -> Iterator[Features]:
-        """Yield what the backbone sees in up to 1,024 of the training images, evenly drawn, and add their paths.
+        """Yield what the backbone sees in some of the training images, evenly drawn, and add their paths.
 
         Of several processes, each takes its share.
         """
         loader = cast("DataLoader", self.trainer.train_dataloader)
         dataset = cast("Sized", loader.dataset)
-        chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), NUM_FIT_IMAGES)).round().astype(int).tolist()
+        wanted = max(NUM_FIT_IMAGES, FIT_IMAGES_PER_CONCEPT * self.model.concept.codebook.num_codes)
+        chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), wanted)).round().astype(int).tolist()
         if len(chosen) < num_processes():
             msg = f"Expected at least one training image for each of {num_processes()} processes, got {len(chosen)}."
             raise ValueError(msg)

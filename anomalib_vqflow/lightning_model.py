@@ -62,8 +62,7 @@ class VQFlow(
         layers: Indices or timm names of the maps used, fine to coarse, or blocks, shallow to deep, the last one
             semantic; a list of them in place of one is a group that is averaged. None for the last ones, or, of a plain
             vision transformer, for evenly spread blocks.
-        detail_pooling: How detail maps are averaged over 3 × 3 cells: ``stride_2``, as published, ``stride_1``, or
-            ``none`` of it.
+        detail_pooling: How detail maps are averaged over 3 × 3 cells: ``stride_2`` (published), ``stride_1``, ``none``.
         semantic_level: Whether the semantic map is a level of the flows, too; not so as published.
         prefix_tokens: Whether the concept is found by the last layer's CLS and register tokens, too, beside the mean of
             its map; for vision transformers that have some.
@@ -89,8 +88,8 @@ class VQFlow(
         affine_clamp: Bound of the couplings' log-scale.
         use_concept_gaussian: Whether the base distribution depends on the concept.
         use_fusion: Whether the scales are coupled at the end.
-        use_whitening: Whether the detail maps are decorrelated by a fixed linear map before the flows, fitted on the
-            training images before the first step. Not published; it makes short trainings much better.
+        use_whitening: Whether a linear map, fitted to training images before the first step, decorrelates the detail
+            maps before the flows. Not published; it makes short trainings much better.
         whitening_noise: Standard deviation of the noise on the whitened maps in training, without effect if there is no
             whitening. It bounds how sharp the density gets where the images never vary, such as a white background,
             and so the harm of a lower precision; from 0.1 on, INT8 exports include the backbone. Not published.
@@ -98,14 +97,13 @@ class VQFlow(
         tail_weight: Weight of the least likely tenth of a batch's cells in the loss, in [0, 1]. Ours; 0 as published.
         lr: Learning rate of Adam.
         warmup_ratio: Share of the training with a linearly rising learning rate; 10 of 60 epochs as published.
-        lr_schedule: ``constant`` after the warm-up, as published, or ``cosine``, which falls to 0 at the end of the
-            training and needs fewer epochs.
+        lr_schedule: ``constant`` after the warm-up, as published, or ``cosine``, which falls to 0 in the end.
         score_map: ``likelihood`` (absolute, ours), or the published ``multiplicative`` or ``additive``, which are
             relative to the image's best pixel.
         top_k_ratio: Share of the map, or of a tile's, averaged for the score.
-        map_levels: Levels that the anomaly map is made of, counted from the finest, 0; None for the two finest, which
-            tell best where an anomaly is. Published: all.
+        map_levels: Levels that the anomaly map is made of, 0 the finest; None for the two finest. Published: all.
         score_levels: Levels that the image score is made of; None for all, as published.
+        map_log_det_weight: Weight of the log-determinant in the ``likelihood`` map of pixels, 1 for all of it.
         pre_processor: Pre-processor, or True for resizing and the normalization of the backbone.
         post_processor: Post-processor, or True for :class:`.SeparatingPostProcessor`.
         evaluator: Evaluator, or True for anomalib's metrics per category, their mean, and pooled.
@@ -159,6 +157,7 @@ class VQFlow(
         top_k_ratio: float = 0.03,
         map_levels: Sequence[int] | None = None,
         score_levels: Sequence[int] | None = None,
+        map_log_det_weight: float = 1.0,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -211,6 +210,7 @@ class VQFlow(
             top_k_ratio=top_k_ratio,
             map_levels=map_levels,
             score_levels=score_levels,
+            map_log_det_weight=float(map_log_det_weight),
         )
         self.loss = VQFlowLoss(commitment_weight=commitment_weight, tail_weight=tail_weight)
 

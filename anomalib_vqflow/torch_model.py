@@ -78,6 +78,7 @@ class VQFlowModel(nn.Module):
         top_k_ratio: float,
         map_levels: Sequence[int] | None,
         score_levels: Sequence[int] | None,
+        map_log_det_weight: float,
     ) -> None:
         super().__init__()
         if quantization not in {"residual", "independent"}:
@@ -139,6 +140,7 @@ class VQFlowModel(nn.Module):
             top_k_ratio=top_k_ratio,
             map_levels=map_levels,
             score_levels=score_levels,
+            map_log_det_weight=map_log_det_weight,
         )
 
     def forward(self, images: Tensor, features: Features | None = None) -> VQFlowOutput | Prediction:

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from anomalib_vqflow.anomaly_map import LOG_DET_WEIGHTS, AnomalyMapGenerator, energies, to_unit
+from anomalib_vqflow.anomaly_map import LOG_DET_WEIGHT, AnomalyMapGenerator, energies, to_unit
 from anomalib_vqflow.score_maps import log_energies
 
 SIZE = (24, 16)
@@ -15,6 +15,7 @@ RELATIVE = ("multiplicative", "additive")
 
 
 LEVELS = {"map_levels": None, "score_levels": None}  # two, so both are of all
+WEIGHTS = (LOG_DET_WEIGHT, 1.0)  # of the log-determinant, for images and pixels
 
 
 def latents_and_log_dets(batch=3, seed=0):
@@ -26,7 +27,9 @@ def latents_and_log_dets(batch=3, seed=0):
 
 def make_generator(**options):
     return AnomalyMapGenerator(
-        num_levels=2, num_concepts=3, **{"score_map": "likelihood", "top_k_ratio": 0.03, **LEVELS, **options}
+        num_levels=2,
+        num_concepts=3,
+        **{"score_map": "likelihood", "top_k_ratio": 0.03, **LEVELS, "map_log_det_weight": WEIGHTS[1], **options},
     )
 
 
@@ -38,20 +41,19 @@ def fitted(**options):
 
 
 def test_energy_is_the_negative_log_likelihood():
-    """Of pixels it is -log N(z) - log|det J| per dimension, up to a constant; images weigh the log-determinant less."""
+    """With weight 1 it is -log N(z) - log|det J| per dimension, up to a constant."""
     (z, *_), (log_det, *_) = latents_and_log_dets()
-    energy = energies([z], [log_det])[0]
+    energy = energies([z], [log_det], WEIGHTS)[0]
 
     density = torch.distributions.Normal(0.0, 1.0).log_prob(z).mean(dim=1) + 0.5 * torch.log(torch.tensor(2 * torch.pi))
-    for column, weight in enumerate(LOG_DET_WEIGHTS):
+    for column, weight in enumerate(WEIGHTS):
         assert_close(energy[:, column], -density - weight * log_det / 4)
-    assert LOG_DET_WEIGHTS[1] == 1
 
 
 def test_the_statistics_are_those_of_the_cells_seen():
     """Over the first hundred batches they are plain means over batches."""
     generator = fitted()
-    seen = [energies(*latents_and_log_dets(8, seed)) for seed in range(1, 30)]
+    seen = [energies(*latents_and_log_dets(8, seed), WEIGHTS) for seed in range(1, 30)]
 
     for level in range(2):
         cells = torch.stack([batch[level].transpose(0, 1).flatten(1) for batch in seen])  # (29, 2, B · h · w)
@@ -66,7 +68,9 @@ def test_the_statistics_follow_a_training_and_forget():
     for _ in range(1000):
         generator.observe_([3 * z for z in latents], log_dets)
 
-    expected = torch.stack([level.mean(dim=(0, 2, 3)) for level in energies([3 * z for z in latents], log_dets)])
+    expected = torch.stack(
+        [level.mean(dim=(0, 2, 3)) for level in energies([3 * z for z in latents], log_dets, WEIGHTS)]
+    )
     assert_close(generator.level_mean, expected, rtol=1e-3, atol=0)
 
 
@@ -81,7 +85,7 @@ def test_a_broken_batch_leaves_the_statistics_alone():
 
 
 def standardized(generator, latents, log_dets, column):
-    levels = [level[:, [column]] for level in energies(latents, log_dets)]
+    levels = [level[:, [column]] for level in energies(latents, log_dets, WEIGHTS)]
     moments = zip(levels, generator.level_mean[:, column], generator.level_variance[:, column], strict=True)
     return [(level - mean) / variance.sqrt() for level, mean, variance in moments]
 
@@ -112,6 +116,16 @@ def test_pixels_are_read_by_the_mean_of_logarithms():
     scores = generator(latents, log_dets, CONCEPT, SIZE)
     assert_close(scores.raw_map, raw)
     assert_close(scores.anomaly_map, to_unit(raw))
+
+
+def test_the_weight_of_the_log_determinant_is_that_of_pixels():
+    """Image scores do not depend on it, and the map with weight 0 not on the log-determinants."""
+    latents, log_dets = latents_and_log_dets()
+    full, none = (fitted(map_log_det_weight=weight)(latents, log_dets, CONCEPT, SIZE) for weight in (1.0, 0.0))
+    assert torch.equal(full.pred_score, none.pred_score)
+    assert not torch.equal(full.anomaly_map, none.anomaly_map)
+    without = fitted(map_log_det_weight=0.0)(latents, [0 * level for level in log_dets], CONCEPT, SIZE)
+    assert_close(without.anomaly_map, none.anomaly_map)
 
 
 @pytest.mark.parametrize("score_map", ["likelihood", "multiplicative", "additive"])

@@ -151,6 +151,7 @@ def test_maps(reference, score_map, name, levels):
         top_k_ratio=0.03,
         map_levels=[0, 1, 2],
         score_levels=[0, 1, 2],
+        map_log_det_weight=1.0,
     )
     scores = generator(latents, [], torch.zeros(len(latents[0]), dtype=torch.long), (96, 96))
     # Ours divides the additive map by the number of levels, to stay in [0, 1].

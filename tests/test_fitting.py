@@ -7,7 +7,7 @@ from lightning.pytorch import seed_everything
 from torch.testing import assert_close
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
-from anomalib_vqflow import VQFlow
+from anomalib_vqflow import VQFlow, fitting
 from anomalib_vqflow.calibration import ConceptCalibration
 from anomalib_vqflow.torch_model import VQFlowModel
 
@@ -57,6 +57,25 @@ def test_the_scores_are_calibrated_on_the_training_images(root, tmp_path, valida
     expected.fit_calibration_([expected.features(images)])
     assert_close(calibration.state_dict(), expected.anomaly_map_generator.calibration.state_dict())
     assert not torch.equal(calibration.location, torch.zeros_like(calibration.location))
+
+
+@pytest.mark.parametrize(("least", "per_concept", "expected"), [(3, 0, 3), (3, 1, 4), (100, 100, 8)])
+def test_many_concepts_are_calibrated_on_more_images(root, tmp_path, monkeypatch, least, per_concept, expected):
+    """As many as each concept needs, all there are at most; four concepts, eight images."""
+    monkeypatch.setattr(fitting, "NUM_FIT_IMAGES", least)
+    monkeypatch.setattr(fitting, "FIT_IMAGES_PER_CONCEPT", per_concept)
+    seen, original = [], VQFlowModel.fit_calibration_
+
+    def fit_calibration_(model, batches):
+        batches = list(batches)
+        seen.extend(len(batch.semantic) for batch in batches)
+        return original(model, batches)
+
+    monkeypatch.setattr(VQFlowModel, "fit_calibration_", fit_calibration_)
+    data = tiny_data(root)
+    tiny_engine(tmp_path, limit_val_batches=0).fit(tiny_model(evaluator=False), datamodule=data)
+    assert len(data.train_data) == 8
+    assert sum(seen) == expected
 
 
 def test_calibration_does_not_touch_the_training(root, tmp_path, monkeypatch):

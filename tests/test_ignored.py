@@ -33,7 +33,13 @@ def test_the_unit_map_is_that_of_the_model():
 def test_without_regions_the_score_is_that_of_the_model(score_map, tmp_path):
     """For absolute and relative maps, from the map that the model tells."""
     generator = anomaly_map.AnomalyMapGenerator(
-        num_levels=1, num_concepts=2, score_map=score_map, top_k_ratio=0.1, map_levels=None, score_levels=None
+        num_levels=1,
+        num_concepts=2,
+        score_map=score_map,
+        top_k_ratio=0.1,
+        map_levels=None,
+        score_levels=None,
+        map_log_det_weight=1.0,
     )
     torch.manual_seed(0)
     found = generator([3 * torch.randn(2, 8, 6, 6)], [torch.zeros(2, 6, 6)], torch.tensor([0, 1]), (24, 20))

@@ -40,6 +40,7 @@ VALID = {
     "score_map": st.sampled_from(get_args(ScoreMap)),
     "top_k_ratio": st.floats(0.01, 1),
     "map_levels": st.sampled_from((None, [1], (0, 1, 2))),
+    "map_log_det_weight": st.sampled_from((0, 0.25, 1.0)),
     "score_levels": st.sampled_from((None, [2], (0, 2))),
     **{name: st.booleans() for name in inspect.signature(VQFlow).parameters if name.startswith("use_")},
     **{name: st.booleans() for name in ("pre_processor", "post_processor", "evaluator", "visualizer")},
