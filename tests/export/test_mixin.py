@@ -142,7 +142,7 @@ def test_raw_values_can_be_read(tmp_path, score_map, are_equal):
 
     assert found.score == pytest.approx(raw.pred_score.item(), abs=0.01)  # of bytes
     for name, map_ in (("raw_map", found.anomaly_map), ("raw_score_map", found.score_map)):
-        np.testing.assert_allclose(map_, getattr(raw, name).detach()[0, 0], atol=0.05, rtol=0)
+        np.testing.assert_allclose(map_, getattr(raw, name).detach()[0, 0], atol=0.05, rtol=0.01)  # of bytes
     assert np.array_equal(found.anomaly_map, found.score_map) == are_equal
 
 
