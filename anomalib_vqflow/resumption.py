@@ -71,6 +71,8 @@ class ResumptionMixin(LightningModule):
             checkpoint: The checkpoint.
         """
         super().on_save_checkpoint(checkpoint)
+        if self._trainer is None:  # a trainer that saves a model that it was only shown
+            return
         now, fit_loop = random_states(), cast("Any", self.trainer.fit_loop)
         progress = fit_loop.epoch_progress.current
         is_in_epoch = progress.processed < progress.started
