@@ -218,10 +218,11 @@ def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor], weights: Seq
     Returns:
         Energies with each of the W weights, shape ``(B, W, h_i, w_i)`` per level.
     """
-    return [
-        torch.stack([0.5 * z.square().mean(dim=1) - weight / z.shape[1] * log_det for weight in weights], dim=1)
-        for z, log_det in zip(latents, log_dets, strict=True)
-    ]
+    levels = []
+    for z, log_det in zip(latents, log_dets, strict=True):
+        of_latents = 0.5 * z.square().mean(dim=1)  # (B, h_i, w_i)
+        levels.append(torch.stack([of_latents - weight / z.shape[1] * log_det for weight in weights], dim=1))
+    return levels
 
 
 def to_unit(raw: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
@@ -158,10 +157,9 @@ class CheckpointMixin(ResumptionMixin):
         self.product_counts = ours.get("product_counts")
         if differing_arguments(self._loaded_arguments, self.hparams):
             raise ValueError(explain_mismatch(self._loaded_arguments, self.hparams))
-        resumes = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if ours.get("complete"):
             self._complete_step = checkpoint["global_step"]
-        elif ours and not resumes:
+        elif ours and not self._resumes:
             rank_zero_warn(
                 f"This checkpoint was saved within a training, in epoch {checkpoint['epoch'] + 1}, before thresholds "
                 "were set: it tells no labels. Resume the training with it (`fit` with this checkpoint)."

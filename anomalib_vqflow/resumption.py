@@ -37,6 +37,11 @@ class ResumptionMixin(LightningModule):
     _epoch_states: Mapping[str, Any] | None = None
     _interruption: Interruption | None = None
 
+    @property
+    def _resumes(self) -> bool:
+        """Whether a checkpoint that is loaded now is to be trained on."""
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+
     def configure_model(self) -> None:
         """Note the random states, as Lightning soon begins the data of the first epoch, when it asks for optimizers."""
         super().configure_model()
@@ -89,7 +94,7 @@ class ResumptionMixin(LightningModule):
             checkpoint: The checkpoint.
         """
         super().on_load_checkpoint(checkpoint)
-        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING or RESUMPTION_KEY not in checkpoint:
+        if not self._resumes or RESUMPTION_KEY not in checkpoint:
             return
         self._interruption = Interruption(**checkpoint[RESUMPTION_KEY])
         # Lightning would pass over the batches that are done, whose scores nobody has any more.

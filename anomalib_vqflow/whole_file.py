@@ -12,12 +12,13 @@ PART = ".part"
 
 
 @contextmanager
-def whole_file(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, sync: bool = False, suffix: str = PART) -> Iterator[IO[bytes]]:
     """Write a file beside its place, and move it there when all is written.
 
     Args:
         path: File to write; its folder is made. A link stays one, and the file that it points to is replaced.
         sync: Whether the content must have reached the disk before.
+        suffix: What the name of the unfinished file ends in; another one in each of several processes that write it.
 
     Yields:
         The unfinished file, which may be closed within.
@@ -27,7 +28,7 @@ def whole_file(path: Path, sync: bool = False) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     target = Path(os.path.realpath(path))
-    part = target.with_name(f"{target.name}{PART}")
+    part = target.with_name(f"{target.name}{suffix}")
     try:
         with part.open("wb") as file:
             yield file

@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from anomalib.engine import Engine
-from measuring import NOT_EVALUABLE, print_header, print_row
+from measuring import auroc, print_header, print_row, three_decimals
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import (
@@ -83,9 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     datamodule.setup()
     model = VQFlow.load_from_checkpoint(options.checkpoint, map_location="cpu")
     print_header("images", "AUROC", "above", "same concept", "defects by score", "by area", "by distance")
-    rows = measure(model, datamodule, KINDS)
-    for kind, cells in rows:
-        print_row(kind, *(NOT_EVALUABLE if cell != cell else f"{cell:.3f}" for cell in cells))
+    for kind, cells in measure(model, datamodule, KINDS):
+        print_row(kind, *map(three_decimals, cells))
 
 
 def measure(model: VQFlow, data: MultiCategory, kinds: dict[str, Disturbance]) -> Iterator[tuple[str, list[float]]]:
@@ -106,15 +104,15 @@ def measure(model: VQFlow, data: MultiCategory, kinds: dict[str, Disturbance]) -
     limit = np.quantile(normal.score, PASSING)
     yield (
         "with defects",
-        [_auroc(normal.score, defective.score), float((defective.score > limit).mean()), *[np.nan] * 4],
+        [auroc(normal.score, defective.score), float((defective.score > limit).mean()), *[np.nan] * 4],
     )
     for kind, disturb in kinds.items():
         torch.manual_seed(0)
         seen = _relative(see(model, data, 0, map_threshold, disturb), usual)
         pairs = zip(defective[:3], seen[:3], strict=True)
         same = float((seen.concept == normal.concept).mean())
-        told = [_auroc(of_defects, of_these) for of_defects, of_these in pairs]
-        yield kind, [_auroc(normal.score, seen.score), float((seen.score > limit).mean()), same, *told]
+        told = [auroc(of_defects, of_these) for of_defects, of_these in pairs]
+        yield kind, [auroc(normal.score, seen.score), float((seen.score > limit).mean()), same, *told]
 
 
 @torch.no_grad()
@@ -165,11 +163,6 @@ def _relative(seen: Seen, usual: dict[int, float]) -> Seen:
     """Tell distances in units of what is usual for the concept, or for all where no normal image has it."""
     of_all = float(np.mean(list(usual.values())))
     return seen._replace(distance=seen.distance / np.array([usual.get(k, of_all) for k in seen.concept]))
-
-
-def _auroc(negative: NDArray[np.floating], positive: NDArray[np.floating]) -> float:
-    labels = np.repeat([0, 1], [len(negative), len(positive)])
-    return float(roc_auc_score(labels, np.concatenate([negative, positive])))
 
 
 def _border(images: Tensor) -> list[float]:

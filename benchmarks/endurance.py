@@ -14,14 +14,13 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from anomalib.data import ImageBatch, ImageItem
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from measuring import print_header, print_row
+from measuring import QUIET, auroc, print_header, print_row, resident_memory
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -122,12 +121,6 @@ class Watch(Callback):
             print_row(f"{row.step:,}", f"{row.loss:.3f}", f"{row.perplexity:.1f}", f"{row.memory:.0f}")
 
 
-def resident_memory() -> float:
-    """Tell the memory of this process that is in use, in MiB; Linux only."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
-
 def train(steps: int, precision: str, folder: str) -> tuple[VQFlow, list[Row]]:
     """Train a small model of the default kind, with the backbone that the package ships.
 
@@ -160,22 +153,14 @@ def train(steps: int, precision: str, folder: str) -> tuple[VQFlow, list[Row]]:
         max_epochs=-1,
         precision=precision,
         callbacks=[watch],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         log_every_n_steps=1,
+        **QUIET,
     )
     epochs = -(-steps // STEPS_PER_EPOCH)
     data = ChangingImages(epochs * STEPS_PER_EPOCH)
     batches = DataLoader(data, BATCH, sampler=Onward(), collate_fn=ImageBatch.collate)
     engine.fit(model, train_dataloaders=batches)
     return model.eval(), watch.rows
-
-
-def auroc(normal: Tensor, other: Tensor) -> float:
-    """Tell how often an image of the others scores above a normal one; half of a tie counts."""
-    difference = other[:, None] - normal
-    return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())
 
 
 def judge(model: VQFlow, first: int) -> float:

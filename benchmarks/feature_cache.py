@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
-from measuring import print_header, print_row
+from measuring import QUIET, print_header, print_row
 
 from anomalib_vqflow import FeatureCache, MultiCategory
 
@@ -117,10 +117,8 @@ def train(options: argparse.Namespace, root: Path, cache: FeatureCache | None) -
         max_epochs=options.epochs,
         limit_val_batches=0,
         accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=root.parent / "results",
+        **QUIET,
     )
     times.setup_start = time.perf_counter()
     engine.fit(model, datamodule=data)

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
-from measuring import print_header, print_row
+from measuring import auroc, print_header, print_row
 from models import configuration_overrides
-from sklearn.metrics import roc_auc_score
 
 from anomalib_vqflow import MultiCategory, VQFlow
 
@@ -48,15 +47,14 @@ def main(arguments: list[str] | None = None) -> None:
         )
         engine.fit(model, datamodule=datamodule)
         normal, foreign = score(model.eval().cpu(), everything, category)
-        auroc = roc_auc_score(np.repeat([0, 1], [len(normal), len(foreign)]), normal + foreign)
-        rows.append((category, auroc, float(np.mean(foreign > np.quantile(normal, 0.95)))))
+        rows.append((category, auroc(normal, foreign), float(np.mean(foreign > np.quantile(normal, 0.95)))))
         print(rows[-1], flush=True)
 
     print()
     print_header("left out", "AUROC, foreign against normal", "foreign above 95 % of the normal")
     mean = ("mean", *(statistics.fmean(row[column] for row in rows) for column in (1, 2)))
-    for category, auroc, share in (*rows, mean):
-        print_row(category, f"{auroc:.3f}", f"{share:.3f}")
+    for category, separation, share in (*rows, mean):
+        print_row(category, f"{separation:.3f}", f"{share:.3f}")
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
-from measuring import print_header, print_row
+from measuring import QUIET, print_header, print_row
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch.nn import functional as F
@@ -166,10 +166,8 @@ def train(model: VQFlow, root: Path, folder: Path, epochs: int) -> None:
         callbacks=[FeatureCache()],
         max_epochs=epochs,
         accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
+        **QUIET,
     )
     engine.fit(model, datamodule=data(root, 8))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks share: taking turns, medians, peak memory, exported models, rows of Markdown tables.
+"""What the benchmarks share: taking turns, medians, memory, an AUROC, exported models, rows of Markdown tables.
 
 Run as a script, it tells the peak memory of a process that does nothing but infer with one exported model.
 """
@@ -15,11 +15,14 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import openvino
+from numpy.typing import ArrayLike
 
 Key = TypeVar("Key")
 
 INFERENCES = 3  # before the peak memory is read
 NOT_EVALUABLE = "\N{EN DASH}"
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+"""Arguments of an engine that says nothing of a training."""
 
 
 class Times(NamedTuple):
@@ -53,8 +56,30 @@ def take_turns(functions: Mapping[Key, Callable[[], object]], rounds: int, warm_
 def peak_memory() -> float:
     """Tell the largest resident memory of this process so far, in MB; Linux only."""
     # Not getrusage: its peak begins with the memory of the process that started this one.
+    return _memory("VmHWM") / 1e6
+
+
+def resident_memory() -> float:
+    """Tell the memory of this process that is in use, in MiB; Linux only."""
+    return _memory("VmRSS") / 2**20
+
+
+def _memory(name: str) -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * int(status.split("VmHWM:")[1].split()[0]) / 1e6
+    return 1024 * int(status.split(f"{name}:")[1].split()[0])
+
+
+def auroc(negative: ArrayLike, positive: ArrayLike) -> float:
+    """Tell how often a score of one group is higher than one of another; half of a tie counts.
+
+    Args:
+        negative: Scores of the group that should be lower, shape ``(N,)``.
+        positive: Scores of the other, shape ``(M,)``.
+    """
+    from sklearn.metrics import roc_auc_score  # not above: this module measures the memory of small processes
+
+    labels = np.repeat([0, 1], [len(np.asarray(negative)), len(np.asarray(positive))])
+    return float(roc_auc_score(labels, np.concatenate([negative, positive])))
 
 
 def in_new_process(script: str, *arguments: object) -> float:
@@ -115,16 +140,19 @@ def print_header(*names: str) -> None:
     print("|---" * len(names) + "|", flush=True)
 
 
+def three_decimals(value: float) -> str:
+    """Write a number, such as ``0.912``; a dash for NaN, which is not evaluable."""
+    return NOT_EVALUABLE if value != value else f"{value:.3f}"
+
+
 def mean_and_deviation(values: Sequence[float]) -> str:
     """Write the mean and the deviation of the sample (n - 1), such as ``0.912 ± 0.004``.
 
     Args:
         values: One value per training; a dash is written if one is NaN, which is not evaluable.
     """
-    mean = statistics.fmean(values)
-    if mean != mean:
-        return NOT_EVALUABLE
-    return f"{mean:.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+    mean = three_decimals(statistics.fmean(values))
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 and mean != NOT_EVALUABLE else mean
 
 
 def main(arguments: list[str] | None = None) -> None:

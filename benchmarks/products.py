@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
-from measuring import NOT_EVALUABLE, peak_memory, print_header, print_row, take_turns
+from measuring import QUIET, peak_memory, print_header, print_row, take_turns, three_decimals
 from numpy.typing import NDArray
 from seeds import concept_measures
 
 from anomalib_vqflow import FeatureCache, MultiCategory, VQFlow
-from anomalib_vqflow.data.synthetic import CATEGORIES, defects, render
+from anomalib_vqflow.data.synthetic import CATEGORIES, SetArguments
+from anomalib_vqflow.data.synthetic.dataset import write_category
 
 TRAIN, GOOD, DEFECTIVE = 24, 6, 8
 """Images of each product: normal ones for training and for the test, and those with defects."""
@@ -35,7 +36,6 @@ TRAIN, GOOD, DEFECTIVE = 24, 6, 8
 SPARE = 1.25
 """Concepts for each product."""
 
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 COLUMNS = (
     *("products", "concepts", "in use", "purity", "NMI", "pattern usage", "image AUROC", "pooled", "pixel AUROC"),
     *("image AUROC of the first ten", "training, s per image and epoch", "MB so far"),
@@ -121,11 +121,7 @@ def train(data: MultiCategory, first: Sequence[str], epochs: int, size: int, fol
     accuracy = (results.loc["macro", "image_AUROC"], results.loc["pooled", "image_AUROC"])
     numbers = (purity, information, usage, *accuracy, results.loc["macro", "pixel_AUROC"], of_first)
     cells = [str(count), str(model.model.concept.codebook.num_codes), f"{in_use:.0f}"]
-    cells += [
-        *(NOT_EVALUABLE if number != number else f"{number:.3f}" for number in numbers),
-        f"{seconds:.4f}",
-        f"{peak_memory():.0f}",
-    ]
+    cells += [*map(three_decimals, numbers), f"{seconds:.4f}", f"{peak_memory():.0f}"]
     return Trained(model, cells)
 
 
@@ -143,49 +139,38 @@ def write_product(folder: Path, number: int, size: int) -> str:
     variant, kind = divmod(number, len(CATEGORIES))
     category = CATEGORIES[kind]
     name = f"{category}_{variant:02d}"
-    done = folder / f".{name}.done"
-    if done.exists():
+    if (folder / name).exists():
         return name
-    kinds = defects(category)
-    files = [("train", "good", index) for index in range(TRAIN)] + [("test", "good", index) for index in range(GOOD)]
-    files += [("test", kinds[index % len(kinds)], index // len(kinds)) for index in range(DEFECTIVE)]
-    for split, defect, index in files:
-        image, mask = render(category, split=split, defect=defect, index=index, size=size, seed=variant)
-        image, mask = change(image, mask, variant)
-        _write(folder / name / split / defect / f"{index:03d}.png", image[..., ::-1])
-        if defect != "good":
-            _write(folder / name / "ground_truth" / defect / f"{index:03d}_mask.png", mask)
-    done.touch()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as unfinished:
+        drawn = Path(unfinished) / name
+        write_category(drawn, category, SetArguments(size, TRAIN, GOOD, DEFECTIVE, seed=variant))
+        for path in drawn.rglob("*.png"):
+            cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), variant))
+        drawn.rename(folder / name)
     return name
 
 
-def change(
-    image: NDArray[np.uint8], mask: NDArray[np.uint8], variant: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Make another product of an image: other colors, brightness and orientation.
+def change(pixels: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
+    """Make another product of an image: other colors, brightness and orientation; of a mask, the same orientation.
 
     Args:
-        image: RGB image of shape ``(S, S, 3)``.
-        mask: Mask of shape ``(S, S)``.
+        pixels: Image of shape ``(S, S, 3)`` in OpenCV's order BGR, or mask of shape ``(S, S)``.
         variant: What is changed depends on this number alone; nothing for 0.
 
     Returns:
-        Both, changed.
+        It, changed.
     """
     if not variant:
-        return image, mask
+        return pixels
     rng = np.random.default_rng(variant)
     order, turns, mirrored = rng.permutation(3), int(rng.integers(4)), bool(rng.integers(2))
-    tint, gamma = rng.uniform(0.5, 1.0, 3), rng.uniform(0.6, 1.6)
-    colors = 255 * (image[..., order] / 255) ** gamma * tint
-    changed = [np.rot90(pixels, turns) for pixels in (colors.round().astype(np.uint8), mask)]
-    image, mask = (pixels[:, ::-1] if mirrored else pixels for pixels in changed)
-    return image, mask
-
-
-def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.ascontiguousarray(pixels))
+    if pixels.ndim == 3:
+        tint, gamma = rng.uniform(0.5, 1.0, 3), rng.uniform(0.6, 1.6)
+        colors = 255 * (pixels[..., ::-1][..., order] / 255) ** gamma * tint  # RGB
+        pixels = colors.round().astype(np.uint8)[..., ::-1]
+    turned = np.rot90(pixels, turns)
+    return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
 
 
 if __name__ == "__main__":

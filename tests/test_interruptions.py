@@ -13,6 +13,7 @@ from anomalib_vqflow.prediction.loading import load_model
 
 from . import killed
 from .killed import End
+from .training import assert_same_bits
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 LONGEST_PAUSE = 150_000  # calls between two signals; saving a checkpoint takes a hundred thousand
@@ -31,12 +32,6 @@ def whole(root, tmp_path_factory):
         return killed.weights_in(folder), counts
 
     return {job: train(job) for job in (killed.train_on_augmented, killed.train_on_cached)}
-
-
-def check_equal(found, expected):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value) or (value.isnan() & found[name].isnan()).all(), name
 
 
 def files_in(folder):
@@ -63,7 +58,7 @@ def test_a_training_that_is_ended_anywhere_reaches_the_same_weights(root, whole,
         killed.run(killed.train_on_augmented, folder, root, end=ends[later])
         assert all(torch.load(path, weights_only=True)["global_step"] for path in folder.rglob("model.ckpt"))
         assert killed.run(killed.train_on_augmented, folder, root)[0] == 0
-        check_equal(killed.weights_in(folder), weights)
+        assert_same_bits(killed.weights_in(folder), weights)
     assert hits >= count - (TERM in signals)  # which comes too late in the last moment of a training
 
 
@@ -76,7 +71,7 @@ def test_a_cache_that_is_ended_anywhere_is_good(root, whole, tmp_path):
         records = RecordFiles(folder / "cache")
         assert all(f"{path.parent.name}/{path.stem}" in records for path in folder.rglob("*.safetensors"))
         assert killed.run(killed.train_on_cached, folder, root)[0] == 0
-        check_equal(killed.weights_in(folder), weights)
+        assert_same_bits(killed.weights_in(folder), weights)
 
 
 def test_a_prediction_that_is_ended_anywhere_leaves_whole_files(root, trained, tmp_path):
@@ -136,7 +131,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(root, whole, tmp_path):
     assert torch.load(path, weights_only=True)["epoch"] == 0
 
     assert killed.run(killed.train_on_augmented, tmp_path, root)[0] == 0
-    check_equal(killed.weights_in(tmp_path), whole[killed.train_on_augmented][0])
+    assert_same_bits(killed.weights_in(tmp_path), whole[killed.train_on_augmented][0])
 
 
 def test_a_full_disk_leaves_a_cache_that_is_good(root, whole, tmp_path):
@@ -147,7 +142,7 @@ def test_a_full_disk_leaves_a_cache_that_is_good(root, whole, tmp_path):
     assert not files_in(tmp_path)
 
     assert killed.run(killed.train_on_cached, tmp_path, root)[0] == 0
-    check_equal(killed.weights_in(tmp_path), whole[killed.train_on_cached][0])
+    assert_same_bits(killed.weights_in(tmp_path), whole[killed.train_on_cached][0])
 
 
 def test_a_full_disk_leaves_the_predictions_before(root, trained, tmp_path):

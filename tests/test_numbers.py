@@ -13,13 +13,14 @@ from anomalib_vqflow import FeatureCache, VQFlow
 
 from .export.predictions import FP32
 from .tiny import tiny_data, tiny_engine, tiny_model
+from .training import assert_same_bits
 
 COLORS = {"black": 0.0, "white": 1.0, "gray": 0.5}
 ROUNDING = 1e-5
 
 
 @pytest.fixture(scope="module")
-def test_images(root):
+def images(root):
     """The test images of all categories."""
     data = tiny_data(root)
     data.setup()
@@ -40,11 +41,11 @@ def scores(model, images, **arguments):
     [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 64, "shuffle": True}, {"batch_size": 2, "num_workers": 2}],
     ids=str,
 )
-def test_scores_do_not_depend_on_batches(trained, test_images, arguments):
+def test_scores_do_not_depend_on_batches(trained, images, arguments):
     """Neither on their size, nor on their order, nor on who reads them, up to rounding."""
     model = trained[0].eval()
-    expected = scores(model, test_images, batch_size=4)
-    found = scores(model, test_images, **arguments)
+    expected = scores(model, images, batch_size=4)
+    found = scores(model, images, **arguments)
     assert found.keys() == expected.keys()
     assert list(found.values()) == pytest.approx(list(expected.values()), abs=ROUNDING)
     assert max(expected.values()) - min(expected.values()) > 100 * ROUNDING
@@ -63,8 +64,7 @@ def test_the_same_seed_gives_the_same_bits(root, tmp_path, cached):
         return model.state_dict()
 
     first, second, other = (train(seed, tmp_path / str(n)) for n, seed in enumerate((1, 1, 2)))
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, atol=0, rtol=0, equal_nan=True)
+    assert_same_bits(second, first)
     assert any(not torch.equal(other[name], value) for name, value in first.items())
 
 

@@ -7,6 +7,7 @@ from torchvision.transforms.v2 import ColorJitter, Compose, RandomHorizontalFlip
 from anomalib_vqflow.checkpoint_files import CheckpointFiles
 
 from .tiny import tiny_data, tiny_engine, tiny_model
+from .training import assert_same_bits
 
 
 class Interrupt(Callback):
@@ -38,11 +39,6 @@ def train(root, folder, *callbacks, checkpoint=None, seed=0, data=None, **argume
     return model.state_dict(), engine
 
 
-def check_equal(found, expected):
-    for name, value in expected.items():
-        assert torch.equal(found[name], value) or (value.isnan() & found[name].isnan()).all(), name
-
-
 @pytest.mark.parametrize(
     ("interrupt", "arguments"),
     [
@@ -67,7 +63,7 @@ def test_a_training_that_is_interrupted_within_an_epoch_equals_an_uninterrupted_
 
     resumed, _ = train(root, tmp_path / "rest", checkpoint=path, seed=1, **arguments)
 
-    check_equal(resumed, whole)
+    assert_same_bits(resumed, whole)
     assert path.read_bytes() == before
 
 
@@ -76,7 +72,7 @@ def test_an_interruption_within_the_validation_does_not_count_images_twice(root,
     whole, _ = train(root, tmp_path / "whole")
     interrupted, _ = train(root, tmp_path / "part", Interrupt(12, in_validation=True))
 
-    check_equal(interrupted, whole)
+    assert_same_bits(interrupted, whole)
 
 
 def test_a_training_that_was_ended_before_its_completion_is_completed(root, tmp_path):
@@ -91,7 +87,7 @@ def test_a_training_that_was_ended_before_its_completion_is_completed(root, tmp_
 
     completed, again = train(root, tmp_path / "rest", checkpoint=tmp_path / "ended.ckpt", seed=1)
 
-    check_equal(completed, whole)
+    assert_same_bits(completed, whole)
     found = torch.load(again.best_model_path, weights_only=True)
     assert found["vqflow"]["complete"]
     assert found["global_step"] == ended["global_step"]

@@ -45,3 +45,8 @@ def fit(folder, train, **arguments):
     engine = tiny_engine(folder, limit_val_batches=0, **arguments)
     engine.fit(model, train_dataloaders=train)
     return model, engine
+
+
+def assert_same_bits(found, expected):
+    """Compare state dicts; where both have NaN they are the same."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)

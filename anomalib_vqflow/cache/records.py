@@ -2,7 +2,6 @@
 """The maps of an image as a safetensors record with a checksum, and records in files."""
 
 import math
-import os
 import shutil
 import time
 import uuid
@@ -16,6 +15,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from anomalib_vqflow.whole_file import whole_file
 
 MIB = 2**20
 BLOCK_BYTES = 4096  # of most file systems
@@ -90,22 +91,15 @@ class RecordFiles:
     def __setitem__(self, key: str, record: bytes) -> None:
         """Write a record, so that a reader finds all of it or nothing."""
         path = self._path(key)
-        temporary = path.with_name(f"{path.name}-{uuid.uuid4().hex}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
+            with whole_file(path, sync=True, suffix=f"-{uuid.uuid4().hex}.tmp") as file:
                 file.write(record)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
         except OSError as error:
             msg = (
                 f"The feature cache could not write {path}: {error}. What it wrote before is good. Free some space, or "
                 "give FeatureCache another folder, and train again."
             )
             raise OSError(msg) from error
-        finally:
-            temporary.unlink(missing_ok=True)  # it is there if this has failed
 
     def reserve(self, num_records: int, record_bytes: int) -> None:
         """Remove what killed runs left, and make sure that there is room for new records.

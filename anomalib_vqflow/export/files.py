@@ -45,11 +45,12 @@ def whole_files(export_root: Path | str, kind: ExportType) -> Iterator[str]:
                 msg = f"The disk has no room for the export to {place} ({error}). What was there before still is."
                 raise OSError(msg) from error
             raise
-        files = sorted(create_export_root(folder, kind).iterdir(), key=lambda path: path.suffix in LOADED)
-        for path in files if len(files) > 1 else []:
-            if path.suffix in LOADED:
-                (place / path.name).unlink(missing_ok=True)
-        for path in files:
+        files = list(create_export_root(folder, kind).iterdir())
+        loaded = [path for path in files if path.suffix in LOADED]
+        others = [path for path in files if path.suffix not in LOADED]
+        for path in loaded if others else []:
+            (place / path.name).unlink(missing_ok=True)
+        for path in (*others, *loaded):
             path.replace(place / path.name)
 
 

@@ -120,14 +120,16 @@ def compare(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write the tables, and the plot if there is to be one."""
-    from .report import plot, tables, write_between_markers
+    from benchmarks.pages import write_between_markers
+
+    from .report import plot, tables
 
     rows = [row for folder in options.results for row in Store(folder).rows().values()]
     text = tables(rows, options.per_category, options.categories)
     if options.into is None:
         print(text)
     else:
-        write_between_markers(text, options.into)
+        write_between_markers(text, options.into, "accuracy")
     if options.plot is not None:
         plot(rows, options.plot)
     return 0

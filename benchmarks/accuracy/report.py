@@ -14,7 +14,6 @@ from benchmarks.measuring import NOT_EVALUABLE, mean_and_deviation
 from .bootstrap import METRICS
 from .store import Row
 
-BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 MEANS = ("macro", "pooled")
 PLOTTED = ("image_AUROC", "pixel_AP")
 TRAINING, TEST = "training, min", "test, ms per image"
@@ -49,25 +48,6 @@ def tables(rows: Iterable[Row], per_category: bool = False, categories: Sequence
                 parts += _categories(groups, metric, means)
     parts += sorted({f"Skipped: {_label(row)} on {row['data']}: {row['skipped']}." for row in rows if "skipped" in row})
     return "\n".join(parts).strip() + "\n"
-
-
-def write_between_markers(text: str, path: Path) -> None:
-    """Replace what stands in a file between the markers.
-
-    Args:
-        text: What is to stand there.
-        path: The file.
-
-    Raises:
-        ValueError: If the file does not have both markers, once each and in their order.
-    """
-    whole = path.read_text(encoding="utf-8")
-    before, begin, rest = whole.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        msg = f"Expected {path} to have the line {BEGIN} and, after it, {END}, once each. Add them where the tables go."
-        raise ValueError(msg)
-    path.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
 
 
 def plot(rows: Iterable[Row], path: Path) -> None:

@@ -17,14 +17,13 @@ from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 
-from benchmarks.measuring import peak_memory
+from benchmarks.measuring import QUIET, peak_memory
 
 from .building import WeightsMissingError, build_data, build_model, instantiate
 from .plan import Run
 from .recording import RecordingEvaluator, to_arrays
 from .store import Row, Store
 
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 PACKAGES = ("torch", "torchvision", "anomalib", "timm", "lightning", "anomalib-vqflow")
 DECISIONS = ("image_F1Score", "pixel_F1Score")  # of the threshold of a model; here no model has one
 ROOT = Path(__file__).parents[2]

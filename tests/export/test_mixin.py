@@ -135,14 +135,15 @@ def test_concepts_can_be_read(model, exported):
 def test_raw_values_can_be_read(tmp_path, score_map, are_equal):
     """Score and maps before the post-processor, also where the score is made of the map."""
     model, images = tiny_model(score_map=score_map, map_levels=[0, 1, 2]), some_images(3, (64, 64))
+    images = (255 * images).round() / 255  # which bytes hold
     model.train().model(images)
     raw, _ = model.eval().raw_and_told(images[:1])
     predict = ExportedModel(model.to_openvino(tmp_path), tells_raw=True)
     found = predict.start(Picture(None, (255 * images[0]).round().byte().permute(1, 2, 0).numpy()))().raw
 
-    assert found.score == pytest.approx(raw.pred_score.item(), abs=0.01)  # of bytes
+    assert found.score == pytest.approx(raw.pred_score.item(), abs=0.01)
     for name, map_ in (("raw_map", found.anomaly_map), ("raw_score_map", found.score_map)):
-        np.testing.assert_allclose(map_, getattr(raw, name).detach()[0, 0], atol=0.05, rtol=0.01)  # of bytes
+        np.testing.assert_allclose(map_, getattr(raw, name).detach()[0, 0], atol=0.05, rtol=0)
     assert np.array_equal(found.anomaly_map, found.score_map) == are_equal
 
 

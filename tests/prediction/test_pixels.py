@@ -6,6 +6,7 @@ import numpy as np
 import PIL
 import pytest
 import tifffile
+from packaging.version import Version
 from PIL import Image
 
 from anomalib_vqflow.data import read_image
@@ -50,7 +51,7 @@ EIGHT_BITS = {
     **{mode: in_mode(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")},
     "CMYK": in_mode("CMYK", "jpg"),
     # Pillow 12 cannot read those without compression that it writes.
-    "YCbCr": in_mode("YCbCr", "tif", **({} if PIL.__version__ >= "13" else {"compression": "tiff_lzw"})),
+    "YCbCr": in_mode("YCbCr", "tif", **({} if Version(PIL.__version__).major >= 13 else {"compression": "tiff_lzw"})),
     "transparent palette": in_mode("P", transparency=3),
     "frames": (
         "gif",

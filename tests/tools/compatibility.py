@@ -23,7 +23,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from .pages import write_between_markers
+from benchmarks.pages import write_between_markers
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST, NEWEST = "oldest", "newest"
@@ -49,7 +49,7 @@ def main() -> int:
     for python in arguments.pythons:
         for kind in arguments.sets:
             place = arguments.folder.resolve() / f"{Path(python).name}-{kind}"
-            result = place.with_suffix(place.suffix + ".json")
+            result = Path(f"{place}.json")
             if arguments.again or not result.exists():
                 result.write_text(json.dumps(try_out(python, kind, place, pytest_arguments)), encoding="utf-8")
             rows.append({"set": kind, **json.loads(result.read_text(encoding="utf-8"))})
@@ -57,7 +57,7 @@ def main() -> int:
     text = table(rows)
     print(text)
     if arguments.into:
-        write_between_markers(arguments.into, "compatibility", text)
+        write_between_markers(text, arguments.into, "compatibility")
     return int(any("error" in row or row["failed"] for row in rows))
 
 
@@ -74,7 +74,7 @@ def try_out(python: str, kind: str, place: Path, pytest_arguments: Iterable[str]
         Versions, and numbers of tests; or ``error``, the last line of what said why there is no environment.
     """
     own = place / "bin" / "python"
-    constraints = place.with_suffix(place.suffix + ".txt")
+    constraints = Path(f"{place}.txt")
     constraints.write_text("\n".join(lower_bounds()) if kind == OLDEST else "", encoding="utf-8")
     steps = [] if own.exists() else [[python, "-m", "venv", place]]
     steps += [[own, "-m", "pip", "install", "--quiet", "--upgrade", "-e", f"{ROOT}[dev]", "-c", constraints]]
@@ -86,7 +86,7 @@ def try_out(python: str, kind: str, place: Path, pytest_arguments: Iterable[str]
             return {"python": python, "error": str(error)}
         except subprocess.CalledProcessError as error:
             return {"python": python, "error": (error.stderr.strip() or "no reason given").splitlines()[-1]}
-    report = place.with_suffix(place.suffix + ".xml")
+    report = Path(f"{place}.xml")
     start = time.monotonic()
     command = [own, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", f"--junitxml={report}", *pytest_arguments]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)

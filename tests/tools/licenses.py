@@ -15,7 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from .pages import write_between_markers
+from benchmarks.pages import write_between_markers
 
 NONE_TOLD, UNKNOWN = "not told", "UNKNOWN"
 MOST_WORDS = 6  # of what is a license's name, and not its text
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = table(needed("anomalib-vqflow", options.extra))
     print(text)
     if options.into:
-        write_between_markers(options.into, "licenses", text)
+        write_between_markers(text, options.into, "licenses")
 
 
 def needed(name: str, extras: Collection[str]) -> Iterator[importlib.metadata.Distribution]:

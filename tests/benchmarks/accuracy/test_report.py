@@ -5,10 +5,13 @@ import pytest
 
 from benchmarks.accuracy.__main__ import main
 from benchmarks.accuracy.bootstrap import METRICS
-from benchmarks.accuracy.report import BEGIN, END, plot, tables, write_between_markers
+from benchmarks.accuracy.report import plot, tables
 from benchmarks.accuracy.store import Store
 from benchmarks.measuring import NOT_EVALUABLE
+from benchmarks.pages import write_between_markers
 from tests.scripts import read_table
+
+BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 
 
 def row(seed, auroc, method="vqflow", **changes):
@@ -94,7 +97,7 @@ def test_a_file_without_its_markers_is_left_alone(tmp_path, text):
     path = tmp_path / "results.md"
     path.write_text(text)
     with pytest.raises(ValueError, match="accuracy:begin"):
-        write_between_markers("table", path)
+        write_between_markers("table", path, "accuracy")
     assert path.read_text() == text
 
 

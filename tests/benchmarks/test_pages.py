@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tests/tools/pages.py: what is replaced, and what is refused."""
+"""benchmarks/pages.py: what is replaced, and what is refused."""
 
 import pytest
 
-from .pages import write_between_markers
+from benchmarks.pages import write_between_markers
 
 BEGIN, END = "<!-- a:begin -->", "<!-- a:end -->"
 
@@ -13,7 +13,7 @@ def test_what_stands_around_stays(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"x\n{BEGIN}\nold\n{END}\ny\n")
     for _ in range(2):
-        write_between_markers(page, "a", "new\n")
+        write_between_markers("new\n", page, "a")
         assert page.read_text() == f"x\n{BEGIN}\nnew\n{END}\ny\n"
 
 
@@ -23,5 +23,5 @@ def test_other_markers_are_refused(tmp_path, text):
     page = tmp_path / "page.md"
     page.write_text(text)
     with pytest.raises(ValueError, match="once each"):
-        write_between_markers(page, "a", "new\n")
+        write_between_markers("new\n", page, "a")
     assert page.read_text() == text
