@@ -10,7 +10,7 @@ from anomalib.engine import Engine
 
 from anomalib_vqflow import VQFlow
 from tests.scripts import load_script
-from tests.test_configs import PAPER_AND_RELEASE, VISA
+from tests.test_configs import PUBLISHED_ARGUMENTS, VISA
 from tests.tiny import ARGUMENTS
 
 from .public_stand_ins import CHOSEN, write_stand_in
@@ -162,7 +162,7 @@ def test_anomalib_takes_the_data_after_any_configuration(name, dataset):
     assert datamodule.train_batch_size == expected.train_batch_size
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("recommended", {}), ("published", PAPER_AND_RELEASE)])
+@pytest.mark.parametrize(("name", "arguments"), [("recommended", {}), ("published", PUBLISHED_ARGUMENTS)])
 def test_names_of_models(name, arguments, tmp_path, monkeypatch, capsys):
     """The recommended model is the one of the defaults, the published one has the published values."""
     seen = {}
@@ -173,8 +173,7 @@ def test_names_of_models(name, arguments, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(public_datasets, "finished_results", finished_results)
     public_datasets.main(["visa", "--model", name, "--results", str(tmp_path)])
-    others = {"visualizer": False} if name == "recommended" else {"visualizer": False, "score_map": "likelihood"}
-    assert seen == {**arguments, **others}
+    assert seen == {**arguments, "visualizer": False}
     assert f"VQFlow, {name}" in capsys.readouterr().out
 
 
