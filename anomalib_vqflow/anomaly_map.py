@@ -237,6 +237,19 @@ def to_unit(raw: Tensor) -> Tensor:
     return 1 - 1 / (1 + F.softplus(raw).log1p())
 
 
+def from_unit(told: Tensor) -> Tensor:
+    """Map (0, 1) back to the real line: the inverse of :func:`to_unit`.
+
+    Args:
+        told: Values of any shape.
+
+    Returns:
+        Values of the same shape.
+    """
+    positive = torch.expm1(1 / (1 - told) - 1)
+    return positive + torch.log(-torch.expm1(-positive))
+
+
 def _chosen_levels(name: str, levels: Sequence[int] | None, num_levels: int, default: int) -> list[int]:
     chosen = sorted(set(range(default) if levels is None else levels))
     if not chosen or chosen[0] < 0 or chosen[-1] >= num_levels:

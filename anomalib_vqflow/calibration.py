@@ -99,6 +99,24 @@ class ConceptCalibration(nn.Module):
             self.scale[k] = torch.lerp(pooled_scale.log(), scale.log(), scale_weight).exp()
         self.fitted.fill_(value=True)
 
+    @torch.no_grad()
+    def append_(self, scores: Tensor, like: Tensor) -> None:
+        """Add a concept, whose scores are brought to where those of other normal images are.
+
+        Args:
+            scores: Scores before calibration of normal images of the new concept, which are new to the model, shape
+                ``(N,)``, at least one of them finite.
+            like: Calibrated scores of normal images of other concepts that are new to the model, too, shape ``(M,)``;
+                with none, their location is 0 and their scale is 1.
+        """
+        location, scale = _robust(scores[scores.isfinite()], self.scale.median())
+        if len(like):
+            target, spread = _robust(like, scores.new_tensor(SMALLEST_SCALE))
+            scale = scale / spread
+            location = location - target * scale
+        self.location = torch.cat((self.location, location[None]))
+        self.scale = torch.cat((self.scale, scale[None]))
+
 
 def _robust(scores: Tensor, smallest_scale: Tensor) -> tuple[Tensor, Tensor]:
     """Median, and median absolute deviation as a standard deviation, at least a tenth of ``smallest_scale``."""

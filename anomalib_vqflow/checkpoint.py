@@ -121,7 +121,8 @@ class CheckpointMixin(ResumptionMixin):
         checkpoint[CHECKPOINT_KEY] = {
             "format": CHECKPOINT_FORMAT,
             "arguments": dict(arguments),
-            "complete": self._complete_step == checkpoint["global_step"],
+            # Outside of a training the weights are those that the model was loaded with, or trained to.
+            "complete": self._complete_step == checkpoint["global_step"] if self._resumes else self._complete_step >= 0,
             "product_counts": self.product_counts,
             "lost_transform": _lost_transform(self.pre_processor, checkpoint),
         }

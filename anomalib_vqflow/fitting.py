@@ -53,8 +53,18 @@ class FittingMixin(BatchMixin):
         return images.to(self.dtype)
 
     def on_fit_start(self) -> None:
-        """Train in training mode, also a model that was loaded, which predicts."""
+        """Train in training mode, also a model that was loaded, which predicts.
+
+        Raises:
+            ValueError: If products were added to the model without training.
+        """
         super().on_fit_start()
+        if self.model.concept.regions.num_added:
+            msg = (
+                "Products were added to this model without training, by what its weights make of them, which must not "
+                "change. Train the model of before with the images of all products."
+            )
+            raise ValueError(msg)
         self.train()
 
     def on_train_start(self) -> None:

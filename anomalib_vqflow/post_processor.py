@@ -9,6 +9,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.nn import functional as F
 
 from .conformal import concept_thresholds, conformal_limit, images_needed
 from .distributed import sum_over_processes
@@ -194,6 +195,12 @@ class SeparatingPostProcessor(PostProcessor):
             return scores[:0]
         own = concept_thresholds(known, concepts.long().numpy(force=True), self.num_concepts, rate)
         return torch.from_numpy(own - limit.threshold).to(scores)
+
+    def append_concept_(self) -> None:
+        """Give a concept that is added to the model the common thresholds."""
+        self.num_concepts += 1
+        self.image_offsets = F.pad(self.image_offsets, (0, len(self.image_offsets) > 0))
+        self.pixel_offsets = F.pad(self.pixel_offsets, (0, len(self.pixel_offsets) > 0))
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Normalize scores and maps, and hold them against the thresholds, where there are any.

@@ -12,7 +12,7 @@ from .anomaly_map import AnomalyMapGenerator, ScoreMap
 from .condition import ConditionEncoder
 from .distributed import num_processes, rows_of_all_processes
 from .features import DetailPooling, FeaturePyramid, Features, Layer
-from .flows import Moments, MultiScaleFlow, Whitening
+from .flows import AddedConcepts, Moments, MultiScaleFlow, Whitening
 from .outputs import Prediction, VQFlowOutput
 from .quantization import Codebook, ConceptQuantizer
 from .tiles import Tiles
@@ -133,6 +133,7 @@ class VQFlowModel(nn.Module):
             use_whitening=use_whitening,
             whitening_noise=whitening_noise,
         )
+        self.added = AddedConcepts([shape[0] for shape in detail_shapes])
         self.anomaly_map_generator = AnomalyMapGenerator(
             num_levels=len(detail_shapes),
             num_concepts=num_concepts,
@@ -169,10 +170,10 @@ class VQFlowModel(nn.Module):
         if self.training:
             if self.tiles is not None:
                 images, features = self.tiles.draw(images, features)
-            output = self._encode(self.features(images) if features is None else features)
+            output = self.encode(self.features(images) if features is None else features)
             self.anomaly_map_generator.observe_(output.latents, output.log_dets)
             return output
-        latents, log_dets, _, concept = self._encode(self.see(images) if features is None else features)
+        latents, log_dets, _, concept = self.encode(self.see(images) if features is None else features)
         size = (images.shape[-2], images.shape[-1]) if self.tiles is None else self.seen_size
         scores = self.anomaly_map_generator(latents, log_dets, concept, size)
         if self.tiles is not None:
@@ -200,8 +201,15 @@ class VQFlowModel(nn.Module):
         """How many tiles an image has; 1 if it is not cut."""
         return 1 if self.tiles is None else len(self.tiles)
 
-    def _encode(self, features: Features) -> VQFlowOutput:
-        """Find the concept, quantize the patterns under it, and run the flows under both."""
+    def encode(self, features: Features) -> VQFlowOutput:
+        """Find the concept, quantize the patterns under it, and run the flows under both.
+
+        Args:
+            features: What the backbone sees.
+
+        Returns:
+            Latents and likelihood; the log-determinants are zeros in eval mode where no map depends on them.
+        """
         details, semantic, tokens = features
         concept = self.concept(semantic, tokens)
         conditions = self.conditions(details, semantic, concept)
@@ -210,6 +218,7 @@ class VQFlowModel(nn.Module):
             (*conditions.details, conditions.semantic, concept.prototype),
             jac=self.training or self.anomaly_map_generator.needs_log_det,
         )
+        latents, log_dets = self.added(latents, log_dets, concept.indices, self.concept.codebook.num_codes)
         return VQFlowOutput(latents, log_dets, concept.commitment + conditions.commitment, concept.indices)
 
     @property
@@ -243,7 +252,7 @@ class VQFlowModel(nn.Module):
 
     @torch.no_grad()
     def fit_calibration_(self, batches: Iterable[Features]) -> Tensor:
-        """Fit the calibration of the scores to normal images; to be done after training, in eval mode.
+        """Fit the calibration of the scores to normal images, and where they lie; after training, in eval mode.
 
         The relative maps (``multiplicative``, ``additive``) have none.
 
@@ -258,14 +267,18 @@ class VQFlowModel(nn.Module):
         """
         if not self.anomaly_map_generator.needs_log_det:
             return torch.empty(0, dtype=torch.long)
-        scores, concepts = [], []
+        scores, concepts, embeddings = [], [], []
         for features in batches:
-            latents, log_dets, _, concept_indices = self._encode(features)
+            latents, log_dets, _, concept_indices = self.encode(features)
+            embeddings.append(self.concept.embed(features.semantic, features.tokens))
             scores.append(self.anomaly_map_generator.uncalibrated_scores(latents, log_dets, self.seen_size))
             concepts.append(concept_indices)
         found = torch.cat(concepts) if concepts else torch.empty(0, dtype=torch.long)
+        all_found, codes = rows_of_all_processes(found), self.concept.codebook.codes
         all_scores = rows_of_all_processes(torch.cat(scores) if scores else torch.empty(0))
-        self.anomaly_map_generator.calibration.fit_(all_scores, rows_of_all_processes(found))
+        self.anomaly_map_generator.calibration.fit_(all_scores, all_found)
+        all_embeddings = rows_of_all_processes(torch.cat(embeddings) if embeddings else codes[:0])
+        self.concept.regions.fit_(all_embeddings, all_found, codes)
         return found
 
     @property

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from anomalib_vqflow.anomaly_map import LOG_DET_WEIGHT, AnomalyMapGenerator, energies, to_unit
+from anomalib_vqflow.anomaly_map import LOG_DET_WEIGHT, AnomalyMapGenerator, energies, from_unit, to_unit
 from anomalib_vqflow.score_maps import log_energies
 
 SIZE = (24, 16)
@@ -227,3 +227,9 @@ def test_wrong_arguments_are_refused(name, value):
     """The message says what was expected and what came."""
     with pytest.raises(ValueError, match=f"{name} must .* got {value!r}"):
         make_generator(**{name: value})
+
+
+def test_told_scores_can_be_read_back():
+    """Over the range that scores of images have."""
+    raw = torch.tensor([-8.0, -1.0, 0.0, 0.5, 3.0, 40.0, 5e3], dtype=torch.double)
+    assert_close(from_unit(to_unit(raw)), raw)

@@ -86,3 +86,22 @@ def test_equal_scores_and_broken_ones_leave_it_finite():
     assert (calibration.scale > 0).all()
     with pytest.raises(ValueError, match="at least one normal image"):
         calibration.fit_(torch.tensor([torch.nan]), torch.tensor([0]))
+
+
+def test_a_concept_is_added_on_the_scale_of_others():
+    """Its scores are brought to median and spread of others; those of all other concepts stay, to the bit."""
+    scores, concept = two_concepts()
+    calibration = ConceptCalibration(2)
+    calibration.fit_(scores, concept)
+    generator = torch.Generator().manual_seed(1)
+    before, like = calibration(scores, concept), 5 + 3 * torch.randn(1001, generator=generator)
+    new = 200 + 7 * torch.randn(1001, generator=generator)
+    calibration.append_(torch.cat((new, torch.tensor([torch.nan]))), like)
+    calibrated = calibration(new, torch.full((1001,), 2))
+
+    assert torch.equal(calibration(scores, concept), before)
+    assert_close(calibrated.median(), like.median(), rtol=1e-4, atol=0)
+    spreads = [(values - values.median()).abs().median() for values in (calibrated, like)]
+    assert_close(*spreads, rtol=1e-4, atol=0)
+    calibration.append_(new, like[:0])
+    assert_close(calibration(new, torch.full((1001,), 3)).median(), torch.zeros(()), atol=1e-4, rtol=0)

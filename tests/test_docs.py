@@ -32,6 +32,7 @@ SETUP = ("venv", ".ci/")  # commands that install, or run the tests themselves
 MAX_README_WORDS = 1500
 MODULES = {
     "vqflow-predict": "anomalib_vqflow.prediction",
+    "vqflow-products": "anomalib_vqflow.products",
     "vqflow-report": "anomalib_vqflow.report",
     "vqflow-repository": "anomalib_vqflow.model_server",
 }
@@ -45,6 +46,7 @@ anomalib() { record anomalib "$@"; }
 python() { record python "$@"; }
 vqflow-report() { record vqflow-report "$@"; }
 vqflow-predict() { record vqflow-predict "$@"; }
+vqflow-products() { record vqflow-products "$@"; }
 vqflow-repository() { record vqflow-repository "$@"; }
 vqflow-config() {
     set -- "${1/#results*/light_cpu}"

@@ -171,3 +171,14 @@ def test_a_training_with_a_rate(root, tmp_path):
     images = torch.stack([datamodule.test_data[i].image for i in range(len(datamodule.test_data))])
     for value, other in zip(model.eval()(images), loaded(images), strict=True):
         assert torch.equal(value, other)
+
+
+@pytest.mark.parametrize("offsets", [[], [0.5, -0.5]])
+def test_an_added_concept_has_the_common_threshold(offsets):
+    """Also where others have thresholds of their own."""
+    post = SeparatingPostProcessor()
+    post.num_concepts, post.image_offsets, post.pixel_offsets = 2, torch.tensor(offsets), torch.tensor(offsets)
+    post.append_concept_()
+    assert post.num_concepts == 3
+    for found in (post.image_offsets, post.pixel_offsets):
+        assert found.tolist() == ([*offsets, 0.0] if offsets else [])

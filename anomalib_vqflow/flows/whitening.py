@@ -42,6 +42,12 @@ class Moments:
         products = spread + len(x) * torch.outer(mean, mean)
         self.products = self.products + products.to("cpu", torch.float64)
 
+    def add_moments_(self, other: "Moments") -> None:
+        """Add the vectors that others are the moments of."""
+        self.count += other.count
+        self.total = self.total + other.total
+        self.products = self.products + other.products
+
     def add_other_processes_(self, device: torch.device) -> None:
         """Add the vectors of all other processes, which communicate by the device."""
         if num_processes() > 1:
@@ -60,6 +66,22 @@ class Moments:
             raise ValueError(msg)
         mean = self.total / self.count
         return mean, self.products / self.count - torch.outer(mean, mean)
+
+
+def whitening_of(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Find the linear map that whitens vectors.
+
+    Args:
+        covariance: Covariance of the vectors, shape ``(C, C)``.
+
+    Returns:
+        :math:`W` with :math:`W^\top W` the inverse covariance, shape ``(C, C)``, and its ``log|det W|`` in nats, shape
+        ``()``; in float64. Directions of nearly no variance are stretched to a limit only.
+    """
+    # MPS has no float64, and eigenvectors of near-singular covariances need it.
+    values, vectors = torch.linalg.eigh(covariance.to("cpu", torch.float64))
+    values = values.clamp_min(SMALLEST_VARIANCE * values.mean()).clamp_min(SMALLEST_POSSIBLE)
+    return values.rsqrt()[:, None] * vectors.T, -0.5 * values.log().sum()
 
 
 class Whitening(InvertibleModule):
@@ -112,12 +134,10 @@ class Whitening(InvertibleModule):
             mean: Mean of the channels, shape ``(C,)``.
             covariance: Covariance of the channels, shape ``(C, C)``.
         """
-        # MPS has no float64, and eigenvectors of near-singular covariances need it.
-        values, vectors = torch.linalg.eigh(covariance.to("cpu", torch.float64))
-        values = values.clamp_min(SMALLEST_VARIANCE * values.mean()).clamp_min(SMALLEST_POSSIBLE)
+        weight, log_det = whitening_of(covariance)
         self.mean.copy_(mean)
-        self.weight.copy_(values.rsqrt()[:, None] * vectors.T)
-        self.log_det_per_cell.copy_(-0.5 * values.log().sum())
+        self.weight.copy_(weight)
+        self.log_det_per_cell.copy_(log_det)
         self.fitted.fill_(value=True)
 
     def forward(

@@ -145,6 +145,26 @@ class Codebook(nn.Module):
         commitment = F.mse_loss(x, codes)
         return Quantized(x + (codes - x).detach(), indices, commitment)
 
+    @torch.no_grad()
+    def append_(self, code: Tensor) -> None:
+        """Add a code that no vector chooses by itself; all others keep their numbers.
+
+        Args:
+            code: The code, shape ``(D,)``.
+        """
+        self.codes = torch.cat((self.codes, code[None]))
+        self.code_sums = torch.cat((self.code_sums, code[None]))
+        self.code_counts = torch.cat((self.code_counts, self.code_counts.new_zeros(1)))
+
+    @torch.no_grad()
+    def retire_(self, code: int) -> None:
+        """Let no vector choose a code any more; all others keep their numbers.
+
+        Args:
+            code: Its number.
+        """
+        self.code_counts[code] = 0
+
     def extra_repr(self) -> str:
         """Tell the size when printed."""
         return f"num_codes={self.num_codes}, code_dim={self.code_dim}, novelty={self.novelty}"

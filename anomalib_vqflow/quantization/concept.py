@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from anomalib_vqflow.distributed import SyncedBatchNorm1d
 
 from .codebook import Codebook
+from .regions import ConceptRegions
 
 
 class Concept(NamedTuple):
@@ -55,6 +56,7 @@ class ConceptQuantizer(nn.Module):
             nn.ReLU(),
         )
         self.codebook = Codebook(num_concepts, concept_dim, novelty=novelty)
+        self.regions = ConceptRegions(num_concepts, concept_dim)
 
     def embed(self, semantic: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Embed the semantic maps of a batch.
@@ -80,8 +82,42 @@ class ConceptQuantizer(nn.Module):
         Returns:
             The concept of each image.
         """
-        prototype, indices, commitment = self.codebook(self.embed(semantic, tokens))
+        embedding = self.embed(semantic, tokens)
+        prototype, indices, commitment = self.codebook(embedding)
+        indices = self.regions(embedding, indices)
+        if self.regions.num_added:
+            prototype = self.codebook.codes[indices]
         if self.training:  # the gradient passes to each image's embedding by a prototype of its own
             rows = torch.arange(prototype.shape[0], device=prototype.device)
             return Concept(prototype, indices, commitment, prototype, rows, lasting=False)
         return Concept(prototype, indices, commitment, self.codebook.codes, indices, lasting=True)
+
+    def assign(self, embedding: Tensor) -> Tensor:
+        """Find the concepts of embeddings in inference, those that were added included.
+
+        Args:
+            embedding: Embeddings of shape ``(B, D)``.
+
+        Returns:
+            Concepts of shape ``(B,)``.
+        """
+        indices: Tensor = self.regions(embedding, self.codebook.nearest(embedding))
+        return indices
+
+    def append_(self, embeddings: Tensor) -> None:
+        """Add a concept, which takes the next number.
+
+        Args:
+            embeddings: Embeddings of its normal images in inference, shape ``(N, D)``.
+        """
+        self.codebook.append_(embeddings.mean(dim=0))
+        self.regions.append_(embeddings)
+
+    def retire_(self, concept: int) -> None:
+        """Let no image be of a concept any more.
+
+        Args:
+            concept: Its number.
+        """
+        self.codebook.retire_(concept)
+        self.regions.retire_(concept)

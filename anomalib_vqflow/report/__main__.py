@@ -29,15 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(f"--max-train-images must be at least 1, got {options.max_train_images}.")
     folder = options.output or default_folder(options.checkpoint)
 
-    from .page import write_page  # takes seconds to import
-    from .sources import SourceError, load_model, read_file, read_folder
+    from anomalib_vqflow.sources import SourceError, load_model, read_file, read_folder  # takes seconds to import
+
+    from .page import write_page
 
     try:
         model = load_model(options.checkpoint)
-        if options.root:
-            datamodule = read_folder(options.root, options.categories)
-        else:
-            datamodule = read_file(options.data or options.config, is_config=options.config is not None)
+        datamodule = (
+            read_folder(options.root, options.categories)
+            if options.root
+            else read_file(options.data or options.config, is_config=options.config is not None)
+        )
         page = write_page(model, datamodule, folder, str(options.checkpoint), options.max_train_images)
     except (SourceError, OSError) as error:
         _stop(str(error))

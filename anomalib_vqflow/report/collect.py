@@ -22,8 +22,7 @@ from anomalib_vqflow.anomaly_map import AnomalyMapGenerator, to_unit
 from anomalib_vqflow.data import MultiCategory
 from anomalib_vqflow.lightning_model import VQFlow
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
-
-from .sources import read_batches
+from anomalib_vqflow.sources import read_batches
 
 logger = logging.getLogger(__name__)
 

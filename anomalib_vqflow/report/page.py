@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from anomalib_vqflow.lightning_model import VQFlow
+from anomalib_vqflow.sources import set_up
 
 from .cards import Card, concept_cards, mistake_cards, worst_mistakes
 from .collect import Collected, collect
 from .measures import measure_agreement
 from .plots import plot_cards, plot_codes, plot_confusion, plot_rates, plot_scores
-from .sources import set_up
 
 PLOTS = ("concepts", "confusion_train", "confusion_test", "scores", "rates", "false_alarms", "misses", "codes")
 

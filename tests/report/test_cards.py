@@ -18,7 +18,7 @@ from anomalib_vqflow.report.cards import (
     mosaic,
     worst_mistakes,
 )
-from anomalib_vqflow.report.sources import set_up
+from anomalib_vqflow.sources import set_up
 from tests.data.folders import make_image
 from tests.tiny import tiny_data, tiny_model, tiny_root
 

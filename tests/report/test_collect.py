@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import RandomErasing
 
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
 from anomalib_vqflow.report.collect import collect, image_threshold, uncalibrated_scores
-from anomalib_vqflow.report.sources import SourceError, set_up
+from anomalib_vqflow.sources import SourceError, set_up
 from tests.data.folders import make_category
 from tests.tiny import tiny_data, tiny_engine, tiny_model, tiny_torch_model
 

@@ -7,7 +7,7 @@ import yaml
 from anomalib.models import Padim
 
 from anomalib_vqflow.report.__main__ import main
-from anomalib_vqflow.report.sources import SourceError, load_model, set_up
+from anomalib_vqflow.sources import SourceError, load_model, set_up
 from tests.data.folders import make_category
 from tests.tiny import tiny_data
 

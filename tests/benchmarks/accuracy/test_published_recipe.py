@@ -68,7 +68,7 @@ def test_one_map_detects_and_another_localizes(model):
     model.eval()
     with torch.no_grad():
         batch = model.validation_step(ImageBatch(image=images))
-        latents, *_ = model.model._encode(model.model.features(images))
+        latents, *_ = model.model.encode(model.model.features(images))
     log_p = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]
     torch.testing.assert_close(batch.anomaly_map, MAPS["additive"](log_p, (64, 64))[:, 0])
     torch.testing.assert_close(batch.pred_score, top_mean(MAPS["multiplicative"](log_p, (64, 64)), 0.03))

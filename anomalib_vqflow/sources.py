@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the model and the data that a command line names, or say in one sentence why not."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -44,7 +44,7 @@ def load_model(path: Path) -> VQFlow:
         raise SourceError(msg) from error
 
 
-def read_folder(root: Path, categories: list[str] | None) -> AnomalibDataModule:
+def read_folder(root: Path, categories: list[str] | None) -> MultiCategory:
     """Take all categories of a folder in MVTec layout, or some; raises :class:`SourceError` if there are none."""
     try:
         return MultiCategory(root, categories or "all", num_workers=0)
@@ -81,8 +81,13 @@ def read_file(path: Path, *, is_config: bool) -> AnomalibDataModule:
         raise SourceError(msg) from error
 
 
-def set_up(datamodule: AnomalibDataModule, model: VQFlow) -> None:
+def set_up(datamodule: AnomalibDataModule, model: VQFlow, subsets: Sequence[str] = ("train", "test")) -> None:
     """Download what a datamodule needs, and set it up with images read and resized as in the training of a model.
+
+    Args:
+        datamodule: The data.
+        model: The model.
+        subsets: Of which there must be images.
 
     Raises:
         SourceError: If there are no images, or some that can't be used.
@@ -93,9 +98,9 @@ def set_up(datamodule: AnomalibDataModule, model: VQFlow) -> None:
         model.agree_with(datamodule)
     except (OSError, RuntimeError, ValueError) as error:
         raise SourceError(str(error)) from error
-    for subset in ("train", "test"):
+    for subset in subsets:
         if not len(getattr(datamodule, f"{subset}_data", ())):
-            msg = f"The data ({datamodule.name}) have no {subset} images; both training and test images are needed."
+            msg = f"The data ({datamodule.name}) have no {subset} images, which are needed."
             raise SourceError(msg)
     if model.input_size is not None:
         resize_images(datamodule, model.input_size)
