@@ -55,7 +55,7 @@ def add_products(model: VQFlow, datamodule: MultiCategory) -> list[Addition]:
     Raises:
         ValueError: If the model cuts images into tiles, which need many concepts for each product; if it does not know
             where the images of its concepts lie; if it knows all products; or if a new one has fewer than two images
-            that can be told from those of known ones. Products before that one are added.
+            that can be told from those of known ones, or fewer than half. Products before that one are added.
     """
     if model.model.tiles is not None:
         msg = "Products cannot be added to a model with tile_size, as their tiles need many concepts. Train with them."
@@ -102,10 +102,10 @@ def _add_product(model: VQFlow, datamodule: MultiCategory, name: str) -> Additio
     quantizer = deepcopy(model.model.concept)
     quantizer.append_(embeddings)
     found = quantizer.assign(embeddings) == concept
-    if found.sum() < 2:
+    if found.sum() < max(2, len(found) / 2):  # then at least two folds have some
         msg = (
             f"Of {len(found)} images of {name}, {int(found.sum())} can be told from those of the products that the "
-            "model knows, and at least 2 must. Add images, or train with all products."
+            "model knows; at least 2, and half of them, must. Add images, or train with all products."
         )
         raise ValueError(msg)
     model.model.concept = quantizer
