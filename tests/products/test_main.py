@@ -4,6 +4,7 @@
 import pytest
 
 from anomalib_vqflow.products.__main__ import main
+from tests.refusals import refuser
 
 
 @pytest.fixture
@@ -19,17 +20,8 @@ def run(capsys):
 
 @pytest.fixture
 def refusal(capsys):
-    """What the command says to unusable arguments; it ends with status 2, in one line, without a traceback."""
-
-    def refuse(*arguments):
-        with pytest.raises(SystemExit) as error:
-            main([str(argument) for argument in arguments])
-        assert error.value.code == 2
-        message = capsys.readouterr().err.strip().splitlines()[-1]
-        assert message.startswith("vqflow-products: ")
-        return message
-
-    return refuse
+    """What the command says to unusable arguments."""
+    return refuser(main, "vqflow-products", capsys)
 
 
 def test_add_list_and_remove(run, checkpoint, root, tmp_path):

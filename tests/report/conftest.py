@@ -3,6 +3,7 @@ import pytest
 
 from anomalib_vqflow.report import plots
 from anomalib_vqflow.report.__main__ import main
+from tests.refusals import refuser
 from tests.tiny import tiny_data, tiny_engine, tiny_model, tiny_root
 
 
@@ -23,14 +24,5 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def refusal(capsys):
-    """What the command says to unusable arguments; it ends with status 2, in one line, without a traceback."""
-
-    def refuse(*arguments):
-        with pytest.raises(SystemExit) as error:
-            main([str(argument) for argument in arguments])
-        assert error.value.code == 2
-        message = capsys.readouterr().err.strip().splitlines()[-1]
-        assert message.startswith("vqflow-report: ")
-        return message
-
-    return refuse
+    """What the command says to unusable arguments."""
+    return refuser(main, "vqflow-report", capsys)
