@@ -6,6 +6,7 @@ inside of it, and much of its time goes into finding them out.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class ExportedModel:
         path: ``model.xml`` or ``model.onnx``.
         device: Device of OpenVINO.
         precision: Type that it computes in. OpenVINO would choose bfloat16 on CPUs that can, which moves some scores.
+            Where a device cannot, OpenVINO takes another one, with a warning from here.
         num_threads: Threads that compute; 0 for OpenVINO's choice.
         tells_raw: Whether predictions shall have raw scores and maps.
 
@@ -67,6 +69,7 @@ class ExportedModel:
             reason = str(error).strip().splitlines()[-1]
             msg = f"OpenVINO cannot load {path} for device {device} and precision {precision} ({reason})."
             raise ModelError(msg) from error
+        _warn_of_another_precision(self.compiled, device, precision)
         self._told = {name for output in self.compiled.outputs for name in output.get_names()}
         if not {SCORE, MAP} <= self._told:
             msg = f"{path} has no outputs {SCORE} and {MAP}; give a model that anomalib has exported."
@@ -173,6 +176,16 @@ def compile_model(
     if num_threads:
         settings["INFERENCE_NUM_THREADS"] = num_threads
     return openvino.Core().compile_model(steps.build(), device, settings)
+
+
+def _warn_of_another_precision(compiled: openvino.CompiledModel, device: str, precision: str) -> None:
+    name = "INFERENCE_PRECISION_HINT"
+    if name not in compiled.get_property("SUPPORTED_PROPERTIES"):  # of devices that choose among others
+        return
+    used = compiled.get_property(name).get_type_name()
+    if used not in (precision.lower().replace("fp", "f"), "dynamic"):  # the latter leaves OpenVINO the choice
+        msg = f"Device {device} cannot compute in {precision}; it computes in {used}, and scores and speed are those."
+        warnings.warn(msg, stacklevel=3)
 
 
 def _find_bit_depth(model: openvino.Model) -> int | None:

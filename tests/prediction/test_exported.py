@@ -21,10 +21,27 @@ def test_the_model_computes_in_float32_for_one_image(toy):
 
 
 def test_arguments_reach_openvino(toy):
-    """Another precision, and threads."""
-    compiled = ExportedModel(toy, precision="bf16", num_threads=1).compiled
-    assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
-    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    """A number of threads, and a device that chooses among others."""
+    assert ExportedModel(toy, num_threads=1).compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert ExportedModel(toy, device="AUTO").tells_concept is False
+
+
+@pytest.mark.parametrize("precision", ["f32", "FP32", "undefined"])
+def test_no_word_of_a_precision_that_the_device_has(toy, precision, recwarn):
+    """By any name of OpenVINO's, and where it may choose."""
+    ExportedModel(toy, precision=precision)
+    assert not recwarn.list
+
+
+def test_another_precision_is_computed_in_or_said_to_be_impossible(toy, recwarn):
+    """As many CPUs have no bfloat16, in whose place OpenVINO silently takes float32."""
+    can = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    compiled = ExportedModel(toy, precision="bf16").compiled
+    used = openvino.Type.bf16 if can else openvino.Type.f32
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == used
+    told = [str(warning.message) for warning in recwarn]
+    sentence = "Device CPU cannot compute in bf16; it computes in f32, and scores and speed are those."
+    assert told == ([] if can else [sentence])
 
 
 @pytest.mark.parametrize("half", [False, True])
