@@ -6,7 +6,9 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
+
+from anomalib_vqflow.command_line import check_checkpoint, stop
 
 if TYPE_CHECKING:
     from anomalib_vqflow.lightning_model import VQFlow
@@ -26,10 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: With status 2 and a sentence if the command line, the checkpoint or the data are not usable.
     """
     options = _parser().parse_args(arguments)
-    if not options.checkpoint.is_file():
-        _stop(f"there is no checkpoint {options.checkpoint}; expected a file such as weights/lightning/model.ckpt.")
+    check_checkpoint(PROGRAM, options.checkpoint)
     if options.action != "list" and options.output.exists():
-        _stop(f"{options.output} exists already; choose another name.")
+        stop(PROGRAM, f"{options.output} exists already; choose another name.")
 
     from anomalib_vqflow.sources import SourceError, load_model  # takes seconds to import
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = load_model(options.checkpoint)
         lines = {"list": _list, "add": _add, "remove": _remove}[options.action](model, options)
     except (SourceError, OSError, ValueError) as error:
-        _stop(str(error))
+        stop(PROGRAM, str(error))
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
@@ -104,11 +105,6 @@ def _parser() -> argparse.ArgumentParser:
         if action != "list":
             of_action.add_argument("--output", type=Path, required=True, metavar="FILE", help="checkpoint to write")
     return parser
-
-
-def _stop(message: str) -> NoReturn:
-    sys.stderr.write(f"{PROGRAM}: {message}\n")
-    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from anomalib_vqflow.command_line import check_checkpoint, stop
 
 PROGRAM = "vqflow-report"
 DESCRIPTION = """Show what a trained model has learned: its concepts with their most typical images, how they relate to
@@ -23,10 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: With status 2 and a sentence if the command line, the checkpoint or the data are not usable.
     """
     options = _parser().parse_args(arguments)
-    if not options.checkpoint.is_file():
-        _stop(f"there is no checkpoint {options.checkpoint}; expected a file such as weights/lightning/model.ckpt.")
+    check_checkpoint(PROGRAM, options.checkpoint)
     if options.max_train_images < 1:
-        _stop(f"--max-train-images must be at least 1, got {options.max_train_images}.")
+        stop(PROGRAM, f"--max-train-images must be at least 1, got {options.max_train_images}.")
     folder = options.output or default_folder(options.checkpoint)
 
     from anomalib_vqflow.sources import SourceError, load_model, read_file, read_folder  # takes seconds to import
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         page = write_page(model, datamodule, folder, str(options.checkpoint), options.max_train_images)
     except (SourceError, OSError) as error:
-        _stop(str(error))
+        stop(PROGRAM, str(error))
     sys.stdout.write(f"Written to {page}\n")
 
 
@@ -69,11 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     help_text = "of more training images, take an evenly drawn share of this size (default: %(default)s)"
     parser.add_argument("--max-train-images", type=int, default=2000, metavar="N", help=help_text)
     return parser
-
-
-def _stop(message: str) -> NoReturn:
-    sys.stderr.write(f"{PROGRAM}: {message}\n")
-    sys.exit(2)
 
 
 if __name__ == "__main__":
