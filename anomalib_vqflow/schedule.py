@@ -3,7 +3,7 @@
 
 import logging
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -24,7 +24,7 @@ class WarmupSchedule:
     """Factor of the learning rate that rises linearly to 1, then stays there or falls to 0 along half a cosine.
 
     A class and not a function, so that torch keeps its numbers in the checkpoint: a resumed training goes on with the
-    schedule that it began with, even if ``max_epochs`` was raised since.
+    schedule that it began with, unless its length was changed since (:meth:`follow_`).
 
     Args:
         warmup_steps: Optimizer steps of the rise.
@@ -37,12 +37,42 @@ class WarmupSchedule:
         [0.5, 1.0, 1.0, 0.85, 0.5, 0.15, 0.0]
     """
 
+    first_step = 0  # at which it begins
+    planned_steps: int | None = None  # of the whole training, if it is not the one that it was made for
+
     def __init__(self, warmup_steps: int, total_steps: int | None = None) -> None:
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps
 
+    def follow_(self, planned_steps: int, step: int, steps_left: int) -> None:
+        """Let a factor that falls reach 0 at the end of a resumed training, if that is another one than before.
+
+        Where a training goes on that had ended, the factor rises and falls once more, with a warm-up of the same share.
+        Otherwise the fall is stretched or shortened. A factor that stays at 1 has no end.
+
+        Args:
+            planned_steps: Optimizer steps of the whole training, as it is planned now.
+            step: The next one, counted from 0.
+            steps_left: How many come.
+
+        Example:
+            >>> schedule = WarmupSchedule(warmup_steps=1, total_steps=4)
+            >>> schedule.follow_(planned_steps=8, step=4, steps_left=4)
+            >>> [round(schedule(step), 2) for step in range(4, 9)]
+            [1.0, 1.0, 0.75, 0.25, 0.0]
+        """
+        if self.total_steps is None or planned_steps == (self.planned_steps or self.total_steps):
+            return
+        done, self.planned_steps = step - self.first_step, planned_steps
+        if done < self.total_steps:
+            self.total_steps = done + steps_left
+        else:
+            self.warmup_steps = max(round(self.warmup_steps / self.total_steps * steps_left), 1)
+            self.first_step, self.total_steps = step, steps_left
+
     def __call__(self, step: int) -> float:
         """Get the factor of a step, counted from 0."""
+        step -= self.first_step
         if self.total_steps is None or step < self.warmup_steps:
             return min((step + 1) / self.warmup_steps, 1.0)
         progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
@@ -113,8 +143,7 @@ class TrainingDefaultsMixin(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Set up Adam with a linear warm-up, then the constant learning rate as published, or a falling one.
 
-        The warm-up is a share of the training's length at its start: a resumed one keeps its warm-up (see
-        :class:`WarmupSchedule`).
+        The warm-up is a share of the training's length at its start: one that is resumed before its end keeps it.
         """
         optimizer = torch.optim.Adam((p for p in self.model.parameters() if p.requires_grad), lr=self.lr)
         total_steps = self.num_training_steps()
@@ -122,6 +151,26 @@ class TrainingDefaultsMixin(LightningModule):
         schedule = WarmupSchedule(warmup_steps, total_steps if self.lr_schedule == "cosine" else None)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Let the learning rate follow a resumed training, if ``lr``, its length or its data were changed."""
+        super().on_train_start()
+        planned_steps = self.num_training_steps()
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler, step = config.scheduler, config.scheduler.last_epoch
+            for i, schedule in enumerate(getattr(scheduler, "lr_lambdas", ())):
+                if isinstance(schedule, WarmupSchedule):  # not so where a model that derives from this one has its own
+                    schedule.follow_(planned_steps, step, self._steps_left(planned_steps, step))
+                    scheduler.base_lrs[i] = self.lr
+                    scheduler.optimizer.param_groups[i]["lr"] = self.lr * schedule(step)
+
+    def _steps_left(self, planned_steps: int, step: int) -> int:
+        max_epochs, max_steps = self.trainer.max_epochs or -1, self.trainer.max_steps
+        if planned_steps == max_steps or max_epochs == -1:
+            return planned_steps - step
+        fit_loop = cast("Any", self.trainer.fit_loop)  # mypy does not know the counts of its progress
+        epochs_left = max_epochs - fit_loop.epoch_progress.current.processed
+        return round(planned_steps * epochs_left / max_epochs)
 
     def num_training_steps(self) -> int:
         """Count the optimizer steps of the whole training; unlimited length is taken for 60 epochs."""

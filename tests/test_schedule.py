@@ -32,6 +32,65 @@ def test_more_epochs_on_resume_keep_the_warm_up(root, tmp_path):
     assert recorder.lrs == [1e-2]
 
 
+class SaveEpochs(Callback):
+    """Save a checkpoint after each epoch."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer, *_):
+        trainer.save_checkpoint(self.folder / f"{trainer.current_epoch + 1}.ckpt")
+
+
+def falling(folder, count, checkpoint=None, lr=0.01, **arguments):
+    """Train with a falling learning rate, or resume; two images a step. Learning rates after each step."""
+    recorder = Recorder()
+    model = tiny_model(lr=lr, lr_schedule="cosine", warmup_ratio=0.25, evaluator=False)
+    engine = tiny_engine(folder, limit_val_batches=0, callbacks=[recorder, SaveEpochs(folder)], **arguments)
+    engine.fit(model, train_dataloaders=loader(count, 2), ckpt_path=checkpoint)
+    return recorder.lrs
+
+
+def lrs(schedule, first, last):
+    return pytest.approx([0.01 * schedule(step) for step in range(first, last + 1)])
+
+
+def test_a_training_that_had_ended_warms_up_again_and_falls_to_zero(tmp_path):
+    """Here with more images, too, as with new products; without this, it would go on and learn nothing."""
+    falling(tmp_path / "first", 4, max_epochs=4)
+    found = falling(tmp_path / "second", 8, tmp_path / "first" / "4.ckpt", max_epochs=6)
+
+    assert found == lrs(WarmupSchedule(warmup_steps=2, total_steps=8), 1, 8)
+    assert found[-1] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(("length", "total_steps"), [({"max_epochs": 8}, 16), ({"max_steps": 13}, 13)])
+def test_a_training_that_is_resumed_with_another_length_falls_to_zero_at_its_end(tmp_path, length, total_steps):
+    """The warm-up is over, and the fall is stretched."""
+    falling(tmp_path / "first", 4, max_epochs=4)
+    found = falling(tmp_path / "second", 4, tmp_path / "first" / "3.ckpt", **{"max_epochs": -1, **length})
+
+    assert found == lrs(WarmupSchedule(warmup_steps=2, total_steps=total_steps), 7, total_steps)
+
+
+def test_a_training_is_resumed_with_another_learning_rate(tmp_path):
+    """As the error about a broken loss advises: the one of the model, not the one of the checkpoint."""
+    whole = falling(tmp_path / "first", 4, max_epochs=4)
+    found = falling(tmp_path / "second", 4, tmp_path / "first" / "2.ckpt", lr=0.001, max_epochs=4)
+
+    assert found == pytest.approx([lr / 10 for lr in whole[4:]])
+
+
+@pytest.mark.parametrize("first", [3, 4])
+def test_another_length_is_taken_once(tmp_path, first):
+    """A second interruption leaves the learning rates of what is left as they were to be."""
+    falling(tmp_path / "first", 4, max_epochs=4)
+    whole = falling(tmp_path / "whole", 4, tmp_path / "first" / f"{first}.ckpt", max_epochs=8)
+    found = falling(tmp_path / "part", 4, tmp_path / "whole" / "6.ckpt", max_epochs=8)
+
+    assert found == whole[-4:]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
