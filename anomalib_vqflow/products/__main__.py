@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from anomalib_vqflow.lightning_model import VQFlow
 
 PROGRAM = "vqflow-products"
-DESCRIPTION = """Tell which products a trained model knows, add some without training, or remove some. The model itself
-is left as it is; another checkpoint is written."""
+DESCRIPTION = """Tell which products a trained model knows, add some without training, or remove some, and compare two
+models. A model itself is left as it is; another checkpoint is written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,14 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options = _parser().parse_args(arguments)
     check_checkpoint(PROGRAM, options.checkpoint)
-    if options.action != "list" and options.output.exists():
+    if options.action == "compare":
+        check_checkpoint(PROGRAM, options.after)
+    if options.action in {"add", "remove"} and options.output.exists():
         stop(PROGRAM, f"{options.output} exists already; choose another name.")
 
     from anomalib_vqflow.sources import SourceError, load_model  # takes seconds to import
 
     try:
         model = load_model(options.checkpoint)
-        lines = {"list": _list, "add": _add, "remove": _remove}[options.action](model, options)
+        lines = {"list": _list, "add": _add, "remove": _remove, "compare": _compare}[options.action](model, options)
     except (SourceError, OSError, ValueError) as error:
         stop(PROGRAM, str(error))
     sys.stdout.write("".join(f"{line}\n" for line in lines))
@@ -84,6 +86,20 @@ def _remove(model: "VQFlow", options: argparse.Namespace) -> list[str]:
     return [*lines, f"Written to {options.output}"]
 
 
+def _compare(model: "VQFlow", options: argparse.Namespace) -> list[str]:
+    from anomalib_vqflow.sources import load_model, read_folder, set_up
+
+    from .comparing import compare_models
+
+    after, datamodule = load_model(options.after), read_folder(options.root, options.categories)
+    set_up(datamodule, after)
+    return [
+        f"{product}: of {num_images} images, {now_anomalous} are anomalous now, and {now_normal} normal; scores change "
+        f"by {mean:+.3f} on average, {largest:.3f} at most"
+        for product, num_images, now_anomalous, now_normal, mean, largest in compare_models(model, after, datamodule)
+    ]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True)
@@ -91,10 +107,13 @@ def _parser() -> argparse.ArgumentParser:
         ("list", "tell which products a model knows, and their concepts"),
         ("add", "add products without training; those that the model knows show whether it still knows them"),
         ("remove", "remove products, whose images are foreign from then on"),
+        ("compare", "tell how a later model predicts images of the products of an earlier one otherwise"),
     ):
         of_action = actions.add_parser(action, help=text, description=text.capitalize() + ".")
         of_action.add_argument("checkpoint", type=Path, help="model.ckpt of a training")
-        if action == "add":
+        if action == "compare":
+            of_action.add_argument("after", type=Path, help="model.ckpt of the later one")
+        if action in {"add", "compare"}:
             of_action.add_argument(
                 "--root", type=Path, required=True, metavar="FOLDER", help="folder of categories in MVTec layout"
             )
@@ -102,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
             of_action.add_argument("--categories", nargs="+", metavar="NAME", help=text)
         if action == "remove":
             of_action.add_argument("products", nargs="+", metavar="NAME", help="products to remove")
-        if action != "list":
+        if action in {"add", "remove"}:
             of_action.add_argument("--output", type=Path, required=True, metavar="FILE", help="checkpoint to write")
     return parser
 

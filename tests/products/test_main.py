@@ -24,7 +24,7 @@ def refusal(capsys):
     return refuser(main, "vqflow-products", capsys)
 
 
-def test_add_list_and_remove(run, checkpoint, root, tmp_path):
+def test_add_list_compare_and_remove(run, checkpoint, root, tmp_path):
     """Each is told; what is written can be read again."""
     added, removed = tmp_path / "added.ckpt", tmp_path / "removed.ckpt"
     told = run("add", checkpoint, "--root", root, "--categories", "cable", "fabric", "--output", added)
@@ -34,6 +34,9 @@ def test_add_list_and_remove(run, checkpoint, root, tmp_path):
     assert "fabric: removed; 100.0% of its training images lose their concept" in run(
         "remove", added, "fabric", "--output", removed
     )
+    compared = run("compare", checkpoint, added, "--root", root, "--categories", "cable", "fabric")
+    unchanged = "of 24 images, 0 are anomalous now, and 0 normal; scores change by +0.000 on average, 0.000 at most"
+    assert compared == f"cable: {unchanged}\n"
     names = [line.partition(":")[0] for line in run("list", removed).splitlines()]
     assert names == ["cable", "gear"]
     assert run("list", checkpoint) == run("list", removed)
@@ -50,3 +53,5 @@ def test_unusable_arguments(refusal, checkpoint, root, tmp_path):
     assert "knows all" in refusal("add", checkpoint, "--root", root, "--categories", "gear", "--output", output)
     assert "missing" in refusal("add", checkpoint, "--root", tmp_path / "missing", "--output", output)
     assert not output.exists()
+    assert "there is no checkpoint" in refusal("compare", checkpoint, tmp_path / "missing.ckpt", "--root", root)
+    assert "knows none of" in refusal("compare", checkpoint, checkpoint, "--root", root, "--categories", "fabric")
