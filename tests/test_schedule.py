@@ -73,12 +73,13 @@ def test_a_training_that_is_resumed_with_another_length_falls_to_zero_at_its_end
     assert found == lrs(WarmupSchedule(warmup_steps=2, total_steps=total_steps), 7, total_steps)
 
 
-def test_a_training_is_resumed_with_another_learning_rate(tmp_path):
-    """As the error about a broken loss advises: the one of the model, not the one of the checkpoint."""
+@pytest.mark.parametrize("factor", [1, 0.1])
+def test_a_training_is_resumed_with_the_learning_rate_of_the_model(tmp_path, factor):
+    """Which may be smaller than that of the checkpoint, as the error about a broken loss advises."""
     whole = falling(tmp_path / "first", 4, max_epochs=4)
-    found = falling(tmp_path / "second", 4, tmp_path / "first" / "2.ckpt", lr=0.001, max_epochs=4)
+    found = falling(tmp_path / "second", 4, tmp_path / "first" / "2.ckpt", lr=0.01 * factor, max_epochs=4)
 
-    assert found == pytest.approx([lr / 10 for lr in whole[4:]])
+    assert found == pytest.approx([lr * factor for lr in whole[4:]], rel=1e-12, abs=1e-12)
 
 
 @pytest.mark.parametrize("first", [3, 4])

@@ -15,6 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from anomalib_vqflow.whole_file import whole_file
+
 logger = logging.getLogger(__name__)
 
 DASH = "\N{EN DASH}"
@@ -70,9 +72,10 @@ def save_results(results: DataFrame, folder: Path) -> None:
     stem = next(stem for stem in stems if not any((folder / f"{stem}.{suffix}").exists() for suffix in ("csv", "json")))
     csv_file, json_file = folder / f"{stem}.csv", folder / f"{stem}.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        results.to_csv(csv_file, mode="x")
-        results.to_json(json_file, orient="index", indent=2, double_precision=15)
+        with whole_file(csv_file) as file:
+            file.write(results.to_csv().encode())
+        with whole_file(json_file) as file:
+            file.write(results.to_json(orient="index", indent=2, double_precision=15).encode())
     except OSError as error:
         logger.warning("Could not write the results per category to %s: %s", folder, error)
     else:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from anomalib_vqflow.lightning_model import VQFlow
 from anomalib_vqflow.sources import set_up
+from anomalib_vqflow.whole_file import whole_file
 
 from .cards import Card, concept_cards, mistake_cards, worst_mistakes
 from .collect import Collected, collect
@@ -51,10 +52,12 @@ def write_page(
     for name, file in files.items():
         file.unlink(missing_ok=True)
         if name in plots:  # equal plots give equal bytes, as matplotlib does not sign them
-            plots[name].savefig(file, bbox_inches="tight", metadata={"Software": None})
+            with whole_file(file) as png:
+                plots[name].savefig(png, format="png", bbox_inches="tight", metadata={"Software": None})
     images = {name: files[name].read_bytes() for name in plots}
     page = folder / "index.html"
-    page.write_text(render_page(source, collected, cards, images), encoding="utf-8")
+    with whole_file(page) as html:
+        html.write(render_page(source, collected, cards, images).encode())
     return page
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_vqflow.whole_file import whole_file
+
 Row = dict[str, Any]
 
 
@@ -55,11 +57,8 @@ class Store:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if scores is not None:
-            path = self.scores_file(row["key"])
-            path.parent.mkdir(exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}.npz")
-            np.savez_compressed(unfinished, **scores)
-            unfinished.replace(path)
+            with whole_file(self.scores_file(row["key"]), suffix=f".{os.getpid()}") as file:
+                np.savez_compressed(file, **scores)
         begun = self.rows_file.exists() and not self.rows_file.read_bytes().endswith(b"\n")
         line = ("\n" if begun else "") + json.dumps(row, allow_nan=False) + "\n"
         handle = os.open(self.rows_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
