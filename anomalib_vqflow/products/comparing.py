@@ -48,7 +48,7 @@ def compare_models(before: VQFlow, after: VQFlow, datamodule: MultiCategory) -> 
     known = before.product_counts or {}
     products = [name for name in datamodule.categories if name in known]
     if not products:
-        msg = f"The earlier model knows none of these products: {', '.join(datamodule.categories)}."
+        msg = f"The earlier model knows none of these products by name: {', '.join(datamodule.categories)}."
         raise ValueError(msg)
     return [_change(name, before, after, datamodule) for name in products]
 
