@@ -15,11 +15,13 @@ PLACES = {
     "anomalib_vqflow.export.mixin": "anomalib.models.image.vqflow.export",
     "anomalib_vqflow.export.normalizing": "anomalib.models.image.vqflow.normalizing",
     "anomalib_vqflow.naming": "anomalib.utils.naming",
+    "anomalib_vqflow.whole_file": "anomalib.utils.whole_file",
     "tests": "tests.unit.models.image.vqflow",
     "tests.data": "tests.unit.data.datamodule.image.multi_category",
     "tests.evaluation": "tests.unit.metrics.category",
     "tests.export.test_normalizing": "tests.unit.models.image.vqflow.test_normalizing",
     "tests.test_naming": "tests.unit.utils.test_naming",
+    "tests.test_whole_file": "tests.unit.utils.test_whole_file",
 }
 """Where our modules go, by the longest prefix of their names."""
 
