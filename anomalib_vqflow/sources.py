@@ -11,6 +11,7 @@ from anomalib.data import AnomalibDataModule, ImageBatch
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 from rich.progress import track
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from anomalib_vqflow.checkpoint import CHECKPOINT_KEY, NO_CHECKPOINT
 from anomalib_vqflow.data import MultiCategory
@@ -104,6 +105,23 @@ def set_up(datamodule: AnomalibDataModule, model: VQFlow, subsets: Sequence[str]
             raise SourceError(msg)
     if model.input_size is not None:
         resize_images(datamodule, model.input_size)
+
+
+def evenly_drawn(images: Dataset, most: int) -> Subset:
+    """Take an evenly drawn share of ``most`` images, or all if they are fewer, in order."""
+    total = len(cast("Sequence[object]", images))
+    drawn = min(total, most)
+    return Subset(images, [index * total // drawn for index in range(drawn)])
+
+
+def loader_of(images: Dataset, datamodule: AnomalibDataModule) -> DataLoader:
+    """Load images of a datamodule in order, each once, as it loads those of a test."""
+    return DataLoader(
+        images,
+        batch_size=datamodule.eval_batch_size,
+        num_workers=datamodule.num_workers,
+        collate_fn=datamodule.external_collate_fn or ImageBatch.collate,
+    )
 
 
 def read_batches(batches: Iterable[ImageBatch], description: str) -> Iterator[ImageBatch]:

@@ -2,6 +2,7 @@
 """What every test needs of the process that it shares with the others."""
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from lightning.pytorch import seed_everything
 from torch.utils.data._utils import signal_handling
 
+from .onnx_step import one_onnx_step
 from .tiny import tiny_data, tiny_engine, tiny_model, tiny_root
 
 STACK_T_BYTES = 64  # more than any platform's
@@ -38,6 +40,15 @@ def signal_stack() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
     return tiny_root(tmp_path_factory.mktemp("data") / "products")
+
+
+@pytest.fixture(scope="session")
+def onnx_steps(tmp_path_factory):
+    """Within this context, exports share their ONNX models, with those of all processes of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return lambda: one_onnx_step(folder / "onnx-steps")
 
 
 @pytest.fixture(scope="session")

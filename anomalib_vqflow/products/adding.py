@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from anomalib_vqflow.anomaly_map import from_unit
 from anomalib_vqflow.data import MultiCategory
@@ -16,6 +16,7 @@ from anomalib_vqflow.features import Features
 from anomalib_vqflow.flows import Moments
 from anomalib_vqflow.lightning_model import VQFlow
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
+from anomalib_vqflow.sources import evenly_drawn, loader_of
 
 MAX_IMAGES = 1024
 """Of more training images of a product, an evenly drawn share of this size is used."""
@@ -172,20 +173,14 @@ class _ProductImages:
 
     def __init__(self, model: VQFlow, datamodule: MultiCategory, name: str) -> None:
         self.model, self.datamodule, self.name = model, datamodule, name
-        self.dataset = datamodule.train_data.by_category[name]
-        drawn = min(len(self.dataset), MAX_IMAGES)
-        self.indices = [index * len(self.dataset) // drawn for index in range(drawn)]
+        self.images = evenly_drawn(datamodule.train_data.by_category[name], MAX_IMAGES)
 
     def features(self, fold: int | None = None) -> Iterator[Features]:
         """Yield what the backbone sees in one fold of the images, or in all of them."""
-        indices = self.indices if fold is None else self.indices[fold::NUM_FOLDS]
-        loader = DataLoader(
-            Subset(self.dataset, indices),
-            batch_size=self.datamodule.eval_batch_size,
-            num_workers=self.datamodule.num_workers,
-            collate_fn=self.dataset.collate_fn,
-        )
-        for batch in loader:
+        images = self.images
+        if fold is not None:
+            images = Subset(images, range(fold, len(images), NUM_FOLDS))
+        for batch in loader_of(images, self.datamodule):
             yield self.model.model.see(self.model.prepare(batch.image))
 
     def embeddings(self) -> Tensor:

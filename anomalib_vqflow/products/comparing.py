@@ -2,18 +2,15 @@
 """How a model predicts images of known products otherwise than an earlier one did."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import ConcatDataset, Dataset
 
 from anomalib_vqflow.data import MultiCategory
 from anomalib_vqflow.lightning_model import VQFlow
-from anomalib_vqflow.sources import read_batches
-
-if TYPE_CHECKING:
-    from anomalib.data import ImageBatch
+from anomalib_vqflow.sources import loader_of, read_batches
 
 
 class Change(NamedTuple):
@@ -79,12 +76,6 @@ def _told(model: VQFlow, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _images(name: str, datamodule: MultiCategory) -> Iterator[Tensor]:
     """Yield batches of the training and test images of a product."""
-    subsets = [datamodule.train_data.by_category[name], datamodule.test_data.by_category[name]]
-    loader: DataLoader[ImageBatch] = DataLoader(
-        ConcatDataset(subsets),
-        batch_size=datamodule.eval_batch_size,
-        num_workers=datamodule.num_workers,
-        collate_fn=subsets[0].collate_fn,
-    )
-    for batch in read_batches(loader, f"images of {name}"):
+    images: Dataset = ConcatDataset([datamodule.train_data.by_category[name], datamodule.test_data.by_category[name]])
+    for batch in read_batches(loader_of(images, datamodule), f"images of {name}"):
         yield cast("Tensor", batch.image)

@@ -16,13 +16,13 @@ from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.post_processing import PostProcessor
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from anomalib_vqflow.anomaly_map import AnomalyMapGenerator, to_unit
 from anomalib_vqflow.data import MultiCategory
 from anomalib_vqflow.lightning_model import VQFlow
 from anomalib_vqflow.post_processor import SeparatingPostProcessor
-from anomalib_vqflow.sources import read_batches
+from anomalib_vqflow.sources import evenly_drawn, loader_of, read_batches
 
 logger = logging.getLogger(__name__)
 
@@ -121,13 +121,7 @@ def _train_loader(datamodule: AnomalibDataModule, max_images: int) -> DataLoader
     test_datasets = getattr(test_data, "by_category", {"": test_data})
     for name, dataset in getattr(data, "by_category", {"": data}).items():
         dataset.augmentations = test_datasets[name].augmentations
-    drawn = min(len(data), max_images)
-    return DataLoader(
-        Subset(data, [index * len(data) // drawn for index in range(drawn)]),
-        batch_size=datamodule.eval_batch_size,
-        num_workers=datamodule.num_workers,
-        collate_fn=datamodule.external_collate_fn or data.collate_fn,
-    )
+    return loader_of(evenly_drawn(data, max_images), datamodule)
 
 
 def _train_rows(model: VQFlow, batch: ImageBatch) -> pd.DataFrame:

@@ -51,20 +51,21 @@ def model(checkpoint):
 
 
 @pytest.fixture(scope="package")
-def exported(folder, root, checkpoint):
+def exported(folder, root, checkpoint, onnx_steps):
     """Export from the checkpoint, each kind once."""
 
     @cache
     def export(kind, compression=None, **arguments):
-        return tiny_engine(folder).export(
-            tiny_model(),
-            ExportType(kind),
-            folder / "-".join(map(str, (kind, compression, *arguments.values()))),
-            compression_type=compression and CompressionType(compression),
-            datamodule=tiny_data(root),
-            ckpt_path=checkpoint,
-            **arguments,
-        )
+        with onnx_steps():
+            return tiny_engine(folder).export(
+                tiny_model(),
+                ExportType(kind),
+                folder / "-".join(map(str, (kind, compression, *arguments.values()))),
+                compression_type=compression and CompressionType(compression),
+                datamodule=tiny_data(root),
+                ckpt_path=checkpoint,
+                **arguments,
+            )
 
     return export
 

@@ -11,6 +11,7 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.deploy import CompressionType
 from anomalib.metrics import F1Score
+from lightning.pytorch import seed_everything
 
 from anomalib_vqflow.export.int8 import (
     FP32_FLOW_STEPS,
@@ -44,14 +45,16 @@ def whitening_model(noise):
 
 
 @pytest.fixture(scope="module")
-def compressed(folder, root):
+def compressed(folder, root, onnx_steps):
     """Export untrained models in INT8, each once."""
 
     @cache
     def export(compression, noise):
         path = folder / f"{compression}-{noise}"
         arguments = {"compression_type": CompressionType(compression), "datamodule": tiny_data(root)}
-        return whitening_model(noise).to_openvino(path, **arguments)
+        seed_everything(0)
+        with onnx_steps():
+            return whitening_model(noise).to_openvino(path, **arguments)
 
     return export
 

@@ -308,10 +308,11 @@ def test_tiles(folder, root):
 
 
 @pytest.mark.slow
-def test_static_batch(model, folder, root):
+def test_static_batch(model, folder, root, onnx_steps):
     """A model that takes three images at once is quantized with three at once."""
     quantized = {"compression_type": CompressionType.INT8_PTQ, "datamodule": tiny_data(root)}
-    path = model.to_openvino(folder / "static", **quantized, ov_kwargs={"input": [3, 3, 64, 64]})
+    with onnx_steps():
+        path = model.to_openvino(folder / "static", **quantized, ov_kwargs={"input": [3, 3, 64, 64]})
     compiled = openvino.compile_model(path, "CPU", FP32)
     assert compiled(some_images(3, (64, 64)).numpy())["pred_score"].shape == (3,)
 

@@ -26,11 +26,12 @@ def images(tmp_path):
 
 
 @pytest.fixture(scope="package")
-def exported(trained, tmp_path_factory):
+def exported(trained, tmp_path_factory, onnx_steps):
     """The trained model as exported ones: ``model.xml`` and ``model.onnx``."""
     folder = tmp_path_factory.mktemp("exported")
-    onnx = trained[0].to_onnx(folder, verbose=False)
-    return trained[0].to_openvino(folder, onnx_kwargs={"verbose": False}), onnx
+    with onnx_steps():
+        onnx = trained[0].to_onnx(folder, verbose=False)
+        return trained[0].to_openvino(folder, onnx_kwargs={"verbose": False}), onnx
 
 
 @pytest.fixture

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from copy import deepcopy
 
+import numpy as np
 import openvino
 import pytest
 import torch
 from anomalib.data import PredictDataset
+from anomalib.deploy import CompressionType
 from torch.testing import assert_close
 
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.anomaly_map import from_unit
 from anomalib_vqflow.products import add_products, save_checkpoint
 from anomalib_vqflow.products.adding import count_taken
+from tests.export.predictions import FP32
 from tests.tiny import tiny_data, tiny_engine, tiny_model
 from tests.training import assert_same_bits
 
@@ -145,12 +148,20 @@ def test_a_saved_model_is_the_same(model, root, data, tmp_path):
     assert_close(loaded(images(root, "cable")), model(images(root, "cable")), rtol=0, atol=0)
 
 
-def test_exports_know_added_products(model, root, data, tmp_path):
-    """An export predicts as the checkpoint does."""
+def test_exports_know_added_products(model, root, data, tmp_path, onnx_steps):
+    """An export predicts as the checkpoint does; in INT8, the maps of each product go with it."""
     add_products(model, data("fabric", "plank"))
     shown = images(root, "cable", "gear", "fabric", "plank")
     expected = model(shown)
-    path = tiny_engine(tmp_path).export(model, "openvino", export_root=tmp_path)
-    found = openvino.compile_model(path, "CPU")(shown.numpy())
+    engine = tiny_engine(tmp_path)
+    with onnx_steps():
+        path = engine.export(model, "openvino", export_root=tmp_path)
+        quantized = {"compression_type": CompressionType.INT8_PTQ, "datamodule": tiny_data(root)}
+        in_int8 = engine.export(model, "openvino", export_root=tmp_path / "int8", **quantized)
+    found = openvino.compile_model(path, "CPU", FP32)(shown.numpy())
     for name in ("pred_score", "anomaly_map"):
         assert_close(torch.from_numpy(found[name]), getattr(expected, name), rtol=1e-3, atol=1e-3)
+    found = openvino.compile_model(in_int8, "CPU", FP32)(shown.numpy())["anomaly_map"]
+    for product in range(0, len(shown), 8):
+        of_both = [maps[product : product + 8].ravel() for maps in (found, expected.anomaly_map.numpy())]
+        assert np.corrcoef(of_both)[0, 1] > 0.9
