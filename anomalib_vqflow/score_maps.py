@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .constants import constant
+
 SMALLEST_ENERGY = 0.05  # of a cell far below normal; of less, some runtimes lose the digits
 BORDER_WINDOW = 5
 """Cells, of which a share lies outside the image for cells near its border, which weigh less by this share."""
@@ -24,12 +26,19 @@ def log_energies(levels: Sequence[Tensor]) -> list[Tensor]:
     Returns:
         Their logarithms, of the same shapes.
     """
-    return [F.softplus(level).clamp_min(SMALLEST_ENERGY).log() + _inside_share(level).log() for level in levels]
+    found = []
+    for level in levels:
+        height, width = level.shape[-2:]
+        inside = _log_inside_share(height, width, level.dtype, level.device)
+        found.append(F.softplus(level).clamp_min(SMALLEST_ENERGY).log() + inside)
+    return found
 
 
-def _inside_share(level: Tensor) -> Tensor:
-    """Tell the share of the window around each cell that lies in the map, shape ``(1, 1, h, w)``."""
-    return F.avg_pool2d(torch.ones_like(level[:1]), BORDER_WINDOW, stride=1, padding=BORDER_WINDOW // 2)
+@constant
+def _log_inside_share(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Tell the logarithm of the share of the window around each cell that lies in the map, shape ``(1, h, w)``."""
+    inside = torch.ones(1, height, width, dtype=dtype, device=device)
+    return F.avg_pool2d(inside, BORDER_WINDOW, stride=1, padding=BORDER_WINDOW // 2).log()
 
 
 def mean_map(levels: Sequence[Tensor], indices: Sequence[int], size: tuple[int, int]) -> Tensor:

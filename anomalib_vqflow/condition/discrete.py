@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anomalib_vqflow.constants import constant
 from anomalib_vqflow.quantization import Anchor, Concept, Patterns
 
 NUM_TAPS = 9
@@ -127,20 +128,15 @@ class DiscreteCondition:
         """Rows of the table that add up to each cell, shape ``(B · h · w, n)``, int64, cells in order."""
         height, width = self.grid
         device, batch = self.anchor.columns.device, self.concept.rows.shape[0]
-        y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-        edge_y, edge_x = _edges(y)[:, None], _edges(x)  # (h, 1) and (w,)
-        of_rows, of_columns = (len(taps) for taps in self.edge_taps)
+        codes, prototypes = self.table_sizes[:2]
         parts = []
         if self.patterns is not None:
             parts.append(_tap_rows(self.patterns.indices, self.patterns.codebook.shape[0]))
-        edges = of_columns * edge_y + edge_x  # (h, w)
-        start = self.table_sizes[0]
-        parts.append((start + of_rows * of_columns * self.concept.rows[:, None, None] + edges)[..., None])
+        of_prototype = prototypes // self.concept.prototypes.shape[0] * self.concept.rows[:, None, None, None]
+        parts.append(of_prototype + _edge_rows(height, width, codes, device))
         if self.position_dim:
-            start += self.table_sizes[1]
-            columns = start + width * edge_y + x
-            rows = start + self.table_sizes[2] + height * edge_x + y[:, None]
-            parts.append(torch.stack((columns, rows), dim=-1).expand(batch, -1, -1, -1))
+            of_position = _position_rows(height, width, codes + prototypes, device)
+            parts.append(of_position.expand(batch, -1, -1, -1))
         return torch.cat(parts, dim=-1).flatten(0, 2)
 
     @cached_property
@@ -168,9 +164,36 @@ def _edges(places: Tensor) -> Tensor:
 
 def _tap_rows(indices: Tensor, num_codes: int) -> Tensor:
     """Find the code rows of each cell's neighborhood; ``(B, h, w)`` to ``(B, h, w, 9)``."""
-    height, width = indices.shape[1:]
-    y, x, tap = (torch.arange(size, device=indices.device) for size in (height, width, NUM_TAPS))
+    (height, width), device = indices.shape[1:], indices.device
     padded = NUM_TAPS * F.pad(indices, (1, 1, 1, 1), value=num_codes)
-    corners = (width + 2) * y[:, None] + x  # where the windows begin in a padded map without rows
-    windows = corners[..., None] + (width + 2) * (tap // 3) + tap % 3
-    return padded.flatten(1)[:, windows] + tap
+    return padded.flatten(1)[:, _windows(height, width, device)] + _taps(device)
+
+
+@constant
+def _taps(device: torch.device) -> Tensor:
+    """Number the taps of a kernel, shape ``(9,)``."""
+    return torch.arange(NUM_TAPS, device=device)
+
+
+@constant
+def _windows(height: int, width: int, device: torch.device) -> Tensor:
+    """Find each cell's neighborhood in a padded map without rows, shape ``(h, w, 9)``."""
+    y, x, tap = (torch.arange(size, device=device) for size in (height, width, NUM_TAPS))
+    corners = (width + 2) * y[:, None] + x
+    return corners[..., None] + (width + 2) * (tap // 3) + tap % 3
+
+
+@constant
+def _edge_rows(height: int, width: int, start: int, device: torch.device) -> Tensor:
+    """Number the kinds of cells from ``start`` on, shape ``(h, w, 1)``."""
+    rows, columns = (_edges(torch.arange(size, device=device)) for size in (height, width))
+    return (start + (1 if width == 1 else 3) * rows[:, None] + columns)[..., None]
+
+
+@constant
+def _position_rows(height: int, width: int, start: int, device: torch.device) -> Tensor:
+    """Number the columns by the kind of their row, then the rows by that of their column, ``(h, w, 2)``."""
+    y, x = (torch.arange(size, device=device) for size in (height, width))
+    columns = start + width * _edges(y)[:, None] + x
+    rows = start + (1 if height == 1 else 3) * width + height * _edges(x) + y[:, None]
+    return torch.stack((columns, rows), dim=-1)

@@ -6,7 +6,10 @@ import math
 import torch
 from torch import Tensor
 
+from anomalib_vqflow.constants import constant
 
+
+@constant
 def axis_encoding(dim: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     r"""Encode the columns of a grid, or likewise its rows, with sines and cosines.
 
