@@ -44,7 +44,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def onnx_steps(tmp_path_factory):
-    """Within this context, exports share their ONNX models, with those of all processes of the tests."""
+    """Within this context, exports of one model trace it once, in all processes of the tests together."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Most of the time of an export goes into its ONNX model, which exports of one model share here."""
+"""Most of the time of an export goes into tracing the model, which exports of one model share here."""
 
 import hashlib
 import os
@@ -8,31 +8,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+from anomalib.models.components.base.export_mixin import ExportMixin
 from filelock import FileLock
-
-from anomalib_vqflow import VQFlow
 
 
 @contextmanager
 def one_onnx_step(folder):
-    """Within, make the ONNX model once for the same model and arguments, also in processes that share the folder."""
-    make = VQFlow._to_onnx
+    """Within, anomalib exports the same model with the same arguments once, also in processes that share the folder."""
+    make = ExportMixin.to_onnx
 
-    def kept_or_made(self, export_root, model_file_name, input_size, camera_input, is_result, **arguments):
-        given = (model_file_name, input_size, camera_input, is_result)
-        kept = folder / fingerprint(self, given, arguments)
+    def kept_or_made(self, export_root, *arguments, **options):
+        kept = folder / fingerprint(self, arguments, options)
         folder.mkdir(exist_ok=True)
         with FileLock(f"{kept}.lock"):
-            if kept.exists():
-                self._prepare_export()
-                self.eval()
-            else:
-                make(self, f"{kept}.part", *given, **arguments)
+            if not kept.exists():
+                make(self, f"{kept}.part", *arguments, **options)
                 os.rename(f"{kept}.part", kept)
         (path,) = Path(shutil.copytree(kept, export_root, dirs_exist_ok=True)).rglob("*.onnx")
         return path
 
-    with patch.object(VQFlow, "_to_onnx", kept_or_made):
+    with patch.object(ExportMixin, "to_onnx", kept_or_made):
         yield
 
 
