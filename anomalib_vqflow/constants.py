@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, cast
+from typing import Any, ParamSpec, cast
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ def constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
         make: Function of hashable positional arguments, one of them the device of the tensor that it makes.
 
     Returns:
-        The same function. Nobody may write into what it returns.
+        The same function, of positional arguments only. Nobody may write into what it returns.
 
     Example:
         >>> import torch
@@ -34,18 +34,19 @@ def constant(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
         >>> ramp(3, torch.device("cpu")) is ramp(3, torch.device("cpu"))
         True
     """
+    make = cast("Callable[..., Tensor]", make)
     kept: dict[tuple[object, ...], Tensor] = {}
 
     @wraps(make)
-    def get(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def get(*args: Any) -> Tensor:  # noqa: ANN401
         if torch.compiler.is_dynamo_compiling():
-            return make(*args, **kwargs)
+            return make(*args)
         if torch.compiler.is_exporting():
             is_known = not any(isinstance(size, torch.SymInt) for size in args) and args in kept
-            return kept[args] if is_known else make(*args, **kwargs)
+            return kept[args] if is_known else make(*args)
         if args not in kept:
             with torch.inference_mode(mode=False):  # what is kept has to serve in training, too
-                made = make(*args, **kwargs)
+                made = make(*args)
             if type(made) is not Tensor:  # a stand-in, such as that of a FakeTensorMode
                 return made
             if len(kept) == MOST_KEPT:

@@ -2,7 +2,6 @@
 """What every test needs of the process that it shares with the others."""
 
 import ctypes
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import pytest
 from lightning.pytorch import seed_everything
 from torch.utils.data._utils import signal_handling
 
-from .onnx_step import one_onnx_step
+from .onnx_step import one_onnx_step, shared_folder
 from .tiny import tiny_data, tiny_engine, tiny_model, tiny_root
 
 STACK_T_BYTES = 64  # more than any platform's
@@ -45,10 +44,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def onnx_steps(tmp_path_factory):
     """Within this context, exports of one model trace it once, in all processes of the tests together."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    return lambda: one_onnx_step(folder / "onnx-steps")
+    return lambda: one_onnx_step(shared_folder(tmp_path_factory) / "onnx-steps")
 
 
 @pytest.fixture(scope="session")

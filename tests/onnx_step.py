@@ -31,6 +31,12 @@ def one_onnx_step(folder):
         yield
 
 
+def shared_folder(tmp_path_factory):
+    """Get the temporary folder of all processes of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 def fingerprint(model, *arguments):
     """Tell models and arguments apart."""
     post = model.post_processor

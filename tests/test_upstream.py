@@ -251,7 +251,6 @@ def laid_tree(tmp_path_factory):
             "tests/unit/data/datamodule/image/multi_category",
             "tests/unit/metrics/category",
             "tests/unit/utils/test_naming.py",
-            "tests/unit/utils/test_whole_file.py",
         ),
         ("tests/unit/metrics/test_anomalib_metric.py", "tests/unit/metrics/test_f1_max.py"),
         ("--doctest-modules", "src/anomalib/models/image/vqflow", "src/anomalib/metrics/category"),

@@ -21,7 +21,6 @@ PLACES = {
     "tests.evaluation": "tests.unit.metrics.category",
     "tests.export.test_normalizing": "tests.unit.models.image.vqflow.test_normalizing",
     "tests.test_naming": "tests.unit.utils.test_naming",
-    "tests.test_whole_file": "tests.unit.utils.test_whole_file",
 }
 """Where our modules go, by the longest prefix of their names."""
 

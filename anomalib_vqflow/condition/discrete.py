@@ -99,7 +99,7 @@ class DiscreteCondition:
     def edge_taps(self) -> tuple[tuple[tuple[float, ...], ...], ...]:
         """For rows and for columns, the taps that each kind of cell has inside of the map."""
         height, width = self.grid
-        return LONE_TAPS if height == 1 else INNER_TAPS, LONE_TAPS if width == 1 else INNER_TAPS
+        return _axis_taps(height), _axis_taps(width)
 
     @cached_property
     def pattern(self) -> Tensor:
@@ -156,6 +156,11 @@ def dense_condition(condition: Condition) -> Tensor:
     return condition.dense() if isinstance(condition, DiscreteCondition) else condition
 
 
+def _axis_taps(size: int) -> tuple[tuple[float, ...], ...]:
+    """Tell the taps that each kind of cell along an axis has inside of the map."""
+    return LONE_TAPS if size == 1 else INNER_TAPS
+
+
 def _edges(places: Tensor) -> Tensor:
     """Tell the kind of each place along an axis: 0 inner, or the only one; 1 first; 2 last."""
     last = len(places) - 1
@@ -187,7 +192,7 @@ def _windows(height: int, width: int, device: torch.device) -> Tensor:
 def _edge_rows(height: int, width: int, start: int, device: torch.device) -> Tensor:
     """Number the kinds of cells from ``start`` on, shape ``(h, w, 1)``."""
     rows, columns = (_edges(torch.arange(size, device=device)) for size in (height, width))
-    return (start + (1 if width == 1 else 3) * rows[:, None] + columns)[..., None]
+    return (start + len(_axis_taps(width)) * rows[:, None] + columns)[..., None]
 
 
 @constant
@@ -195,5 +200,5 @@ def _position_rows(height: int, width: int, start: int, device: torch.device) ->
     """Number the columns by the kind of their row, then the rows by that of their column, ``(h, w, 2)``."""
     y, x = (torch.arange(size, device=device) for size in (height, width))
     columns = start + width * _edges(y)[:, None] + x
-    rows = start + (1 if height == 1 else 3) * width + height * _edges(x) + y[:, None]
+    rows = start + len(_axis_taps(height)) * width + height * _edges(x) + y[:, None]
     return torch.stack((columns, rows), dim=-1)
