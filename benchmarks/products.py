@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What it takes to train one model on ever more products: accuracy, concepts, time and memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/products.py --products 1 10 50 200
+    OMP_NUM_THREADS=1 python benchmarks/products.py --products 1 10 50 200 --results results/products --plot plot.png
 
 The products are those that the package draws, and variants of them: other colors, brightness and orientation, the
 same in all images of a product. Every number of products has a model of its own, of the same size but for its concepts
 (a quarter more than products, at least eight), trained for the same number of epochs, so that a product is seen as
 often in all of them. Peak memory is that of the process so far, and the numbers ascend. In the end the models take
-turns at single images, in eager mode.
+turns at single images, in eager mode. With ``--results`` trainings and rows are kept: what was stopped goes on.
 """
 
 import argparse
+import json
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Timer
+from matplotlib import pyplot as plt
 from measuring import QUIET, peak_memory, print_header, print_row, take_turns, three_decimals
 from numpy.typing import NDArray
 from seeds import concept_measures
@@ -36,17 +37,18 @@ TRAIN, GOOD, DEFECTIVE = 24, 6, 8
 SPARE = 1.25
 """Concepts for each product."""
 
-COLUMNS = (
-    *("products", "concepts", "in use", "purity", "NMI", "pattern usage", "image AUROC", "pooled", "pixel AUROC"),
-    *("image AUROC of the first ten", "training, s per image and epoch", "MB so far"),
+COUNTS = ("products", "concepts", "in use")
+COSTS = {"training, s per image and epoch": ".4f", "MB so far": ".0f"}
+SHARES = (
+    *("purity", "NMI", "pattern usage"),
+    *("image AUROC", "pooled", "pixel AUROC", "image AUROC of the first ten"),
 )
+COLUMNS = {**dict.fromkeys(COUNTS, ".0f"), **dict.fromkeys(SHARES, ".3f"), **COSTS}
+"""Columns of the table, and how their numbers are written."""
 
+PLOTTED = ("image AUROC", "pooled", "image AUROC of the first ten", "purity", "NMI")
 
-class Trained(NamedTuple):
-    """A model, and its row of the table."""
-
-    model: VQFlow
-    cells: list[str]
+Row = dict[str, float]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,29 +63,57 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the images in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where images are kept; a temporary one if not given")
+    parser.add_argument("--results", type=Path, help="where trainings and rows are kept; as above")
+    parser.add_argument("--plot", type=Path, help="image file: accuracy and time over the number of products")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "images"
         names = [write_product(folder, number, options.size) for number in range(max(options.products))]
         print_header(*COLUMNS)
-        trained = {}
+        rows, models = [], {}
         for count in sorted(options.products):
-            data = MultiCategory(folder, names[:count], train_batch_size=16, eval_batch_size=16, num_workers=0)
-            seed_everything(options.seed)
-            trained[count] = train(data, names[:10], options.epochs, options.size, Path(temporary) / str(count))
-            print_row(*trained[count].cells)
-    image = torch.rand(1, 3, options.size, options.size)
+            run = "-".join(map(str, (count, options.size, options.epochs, options.seed)))
+            place = (options.results or Path(temporary) / "results") / run
+            kept = place / "row.json"
+            if not kept.exists():
+                data = MultiCategory(folder, names[:count], train_batch_size=16, eval_batch_size=16, num_workers=0)
+                seed_everything(options.seed)
+                row = train(data, names[:10], options.epochs, options.size, place)
+                kept.write_text(json.dumps(row), encoding="utf-8")
+            rows.append(json.loads(kept.read_text(encoding="utf-8")))
+            models[count] = VQFlow.load_from_checkpoint(last_checkpoint(place), map_location="cpu")
+            print_row(*(three_decimals(v) if v != v else f"{v:{COLUMNS[name]}}" for name, v in rows[-1].items()))
+    milliseconds = time_images(models, options.size)
+    if options.plot:
+        plot(rows, milliseconds, options.plot)
+
+
+def time_images(models: Mapping[int, VQFlow], size: int) -> dict[int, float]:
+    """Let models take turns at an image, and print the median time of each, in milliseconds.
+
+    Args:
+        models: By number of products.
+        size: Side of the image in pixels.
+    """
+    image = torch.rand(1, 3, size, size)
     with torch.inference_mode():
-        models = {count: model.model.eval() for count, (model, _) in trained.items()}
+        models = {count: model.model.eval() for count, model in models.items()}
         times = take_turns({count: lambda m=model: m(image) for count, model in models.items()}, rounds=50, warm_up=5)
+    milliseconds = {count: 1000 * seconds.wall for count, seconds in times.items()}
     print()
     print_header("products", "ms per image")
-    for count, seconds in times.items():
-        print_row(str(count), f"{1000 * seconds.wall:.1f}")
+    for count, value in milliseconds.items():
+        print_row(str(count), f"{value:.1f}")
+    return milliseconds
 
 
-def train(data: MultiCategory, first: Sequence[str], epochs: int, size: int, folder: Path) -> Trained:
-    """Train a model and test it.
+def last_checkpoint(folder: Path) -> Path | None:
+    """Find the newest checkpoint of trainings, in whatever version of anomalib's folders; None if there is none."""
+    return max(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def train(data: MultiCategory, first: Sequence[str], epochs: int, size: int, folder: Path) -> Row:
+    """Train a model, from where a training in the folder was ended, and test it.
 
     Args:
         data: The products.
@@ -93,7 +123,7 @@ def train(data: MultiCategory, first: Sequence[str], epochs: int, size: int, fol
         folder: Where checkpoints go.
 
     Returns:
-        The model and its row.
+        Its row of the table.
     """
     count = len(data.categories)
     model = VQFlow(
@@ -107,12 +137,13 @@ def train(data: MultiCategory, first: Sequence[str], epochs: int, size: int, fol
         num_concepts=max(8, round(SPARE * count)),
         visualizer=False,
     )
+    timer = Timer()  # which checkpoints remember
+    callbacks = [timer, FeatureCache()]
     engine = Engine(
-        default_root_dir=folder, accelerator="cpu", devices=1, max_epochs=epochs, callbacks=[FeatureCache()], **QUIET
+        default_root_dir=folder, accelerator="cpu", devices=1, max_epochs=epochs, callbacks=callbacks, **QUIET
     )
-    start = time.perf_counter()
-    engine.fit(model, datamodule=data)
-    seconds = (time.perf_counter() - start) / epochs / len(data.train_data)
+    engine.fit(model, datamodule=data, ckpt_path=last_checkpoint(folder))
+    seconds = timer.time_elapsed("train") / epochs / len(data.train_data)
     engine.test(model, datamodule=data, verbose=False)
     results = model.evaluator.results
     in_use, purity, information = concept_measures(model, data).values()
@@ -120,9 +151,31 @@ def train(data: MultiCategory, first: Sequence[str], epochs: int, size: int, fol
     of_first = results.loc[[name for name in first if name in results.index], "image_AUROC"].mean()
     accuracy = (results.loc["macro", "image_AUROC"], results.loc["pooled", "image_AUROC"])
     numbers = (purity, information, usage, *accuracy, results.loc["macro", "pixel_AUROC"], of_first)
-    cells = [str(count), str(model.model.concept.codebook.num_codes), f"{in_use:.0f}"]
-    cells += [*map(three_decimals, numbers), f"{seconds:.4f}", f"{peak_memory():.0f}"]
-    return Trained(model, cells)
+    row = (count, model.model.concept.codebook.num_codes, in_use, *map(float, numbers), seconds, peak_memory())
+    return dict(zip(COLUMNS, row, strict=True))
+
+
+def plot(rows: Sequence[Row], milliseconds: Mapping[int, float], path: Path) -> None:
+    """Draw accuracy, concepts and the time of an image over the number of products.
+
+    Args:
+        rows: Rows of the table.
+        milliseconds: Time per image, by number of products.
+        path: Image file.
+    """
+    figure, (accuracy, time) = plt.subplots(1, 2, figsize=(9, 3.5))
+    counts = [row["products"] for row in rows]
+    for name in PLOTTED:
+        accuracy.plot(counts, [row[name] for row in rows], "o-", label=name)
+    time.plot(*zip(*milliseconds.items(), strict=True), "o-")
+    time.set(ylim=(0, None), ylabel="ms per image")
+    accuracy.legend(fontsize=8)
+    for panel in (accuracy, time):
+        panel.set(xscale="log", xlabel="products", xticks=counts, xticklabels=counts)
+        panel.minorticks_off()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def write_product(folder: Path, number: int, size: int) -> str:

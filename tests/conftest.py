@@ -10,10 +10,16 @@ import pytest
 from lightning.pytorch import seed_everything
 from torch.utils.data._utils import signal_handling
 
-from .onnx_step import one_onnx_step, shared_folder
+from .onnx_step import one_onnx_step, quick_patterns, shared_folder
 from .tiny import tiny_data, tiny_engine, tiny_model, tiny_root
 
 STACK_T_BYTES = 64  # more than any platform's
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that have slow tests, so that two processes end together, with quick ones."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +45,12 @@ def signal_stack() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
     return tiny_root(tmp_path_factory.mktemp("data") / "products")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_exports():
+    with quick_patterns():
+        yield
 
 
 @pytest.fixture(scope="session")

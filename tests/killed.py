@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in processes of their own that a signal ends at a chosen moment, or whose disk is full.
-
-The processes are forked from one that has imported everything, so that each begins at once.
-"""
+"""Runs in processes of their own that a signal ends at a chosen moment, or whose disk is full."""
 
 import io
-import multiprocessing
 import os
 import resource
 import signal
@@ -25,6 +21,7 @@ from anomalib_vqflow.checkpoint_files import CheckpointFiles
 from anomalib_vqflow.export.files import whole_files
 from anomalib_vqflow.prediction import __main__ as prediction
 
+from .forked import CONTEXT
 from .tiny import tiny_data, tiny_engine, tiny_model
 
 EPOCHS = 3
@@ -137,10 +134,8 @@ def run(job, *arguments, end=None, end_after=None, disk_is_full=False):
         Its exit code, and how many calls the places saw, where a place within another counts for itself; or what the
         process said if it failed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_main, args=(send, job, arguments, end, disk_is_full))
+    receive, send = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_main, args=(send, job, arguments, end, disk_is_full))
     process.start()
     send.close()
     if end_after is not None:

@@ -106,17 +106,17 @@ def test_files_of_two_exports_are_never_mixed(tmp_path):
 
 def test_an_export_that_is_ended_leaves_the_one_before(trained, tmp_path):
     """By a signal, or a full disk, while it is computed or written; the next one is done."""
-    place, start = tmp_path / "weights" / "openvino", time.monotonic()
-    assert killed.run(killed.export, tmp_path, trained[2])[0] == 0
-    seconds = time.monotonic() - start
-    before = {path.name: path.read_bytes() for path in place.iterdir()}
-    for share, number in ((0.2, KILL), (0.5, TERM), (0.7, KILL)):
-        assert killed.run(killed.export, tmp_path, trained[2], end_after=(share * seconds, number))[0] == -number
-        assert {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} == before
+    place = tmp_path / "weights" / "openvino"
+    assert killed.run(killed.export_texts, tmp_path, "before")[0] == 0
+    before, start = {path.name: path.read_bytes() for path in place.iterdir()}, time.monotonic()
     code, said = killed.run(killed.export_to_a_disk_that_fills, tmp_path, trained[2])
+    seconds = time.monotonic() - start
     assert code == 1
     assert "The disk has no room for the export" in said
     assert {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} == before
+    for share, number in ((0.2, KILL), (0.5, TERM), (0.7, KILL)):
+        assert killed.run(killed.export, tmp_path, trained[2], end_after=(share * seconds, number))[0] == -number
+        assert {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} == before
     assert killed.run(killed.export, tmp_path, trained[2])[0] == 0
     assert load_model(place / "model.xml").metadata
 

@@ -12,9 +12,10 @@ compression_accuracy = load_script("benchmarks/compression_accuracy.py")
 
 
 @pytest.mark.slow
-def test_each_way_is_compared_with_fp32(tmp_path, checkpoint, capsys):
+def test_each_way_is_compared_with_fp32(tmp_path, checkpoint, onnx_steps, capsys):
     """A row for FP32, which is off by nothing, one for the CPU's own choice, and one for each type asked for."""
-    compression_accuracy.main([checkpoint, "--root", str(tmp_path / "products"), "--types", "FP16", "INT8_PTQ"])
+    with onnx_steps():
+        compression_accuracy.main([checkpoint, "--root", str(tmp_path / "products"), "--types", "FP16", "INT8_PTQ"])
     printed = capsys.readouterr().out
     rows = read_table(printed[printed.index("|  | image AUROC") :])
     assert list(rows) == ["FP32", "FP32, CPU's choice", "FP16", "INT8_PTQ"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of data and metrics through anomalib's command line, each in a process of its own."""
+"""Tests of data and metrics through anomalib's command line."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from anomalib_vqflow.configuration import configuration_of_run
+from tests.forked import run_command
 
 from .folders import make_category
 
@@ -42,10 +43,17 @@ COUNTS = {"cap": (4, 5), "tile": (4, 5), "macro": (8, 10), "pooled": (8, 10)}
 
 
 def anomalib(folder, command, *arguments):
-    """Run a command of anomalib in a folder, and return what it printed."""
+    """Run a command of anomalib in a folder, in a process that has imported it, and return what it printed."""
+    code, printed = run_command("anomalib", command, "--trainer.accelerator=cpu", *arguments, folder=folder)
+    assert code == 0, printed[-6000:]
+    return printed
+
+
+def anomalib_anew(folder, *arguments):
+    """Run anomalib in a folder, as it is installed, and return what it printed."""
     executable = Path(sys.executable).with_name("anomalib")
     result = subprocess.run(
-        [executable, command, "--trainer.accelerator=cpu", *arguments],
+        [executable, *arguments, "--trainer.accelerator=cpu"],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         capture_output=True,
@@ -65,7 +73,7 @@ def counts_in(folder, name="category_metrics.json"):
 def test_training_and_test_from_a_checkpoint_report_once_each(tmp_path):
     """Training prints one table and writes it into the folder of the weights; so does a test from the checkpoint."""
     folder = tmp_path / "results/VQFlow/SyntheticProducts/v0"
-    assert anomalib(tmp_path, "train", *TINY, *SYNTHETIC).count("Results per category") == 1
+    assert anomalib_anew(tmp_path, "train", *TINY, *SYNTHETIC).count("Results per category") == 1
     checkpoint = folder / "weights/lightning/model.ckpt"
     assert checkpoint.exists()
     assert counts_in(folder) == COUNTS
@@ -116,7 +124,8 @@ def test_two_processes_train_balanced_and_count_every_test_image_once(tmp_path):
     data = ["--data=MultiCategory", f"--data.root={tmp_path / 'own'}", "--data.num_workers=0"]
     batches = ["--data.balanced_sampling=true", "--data.train_batch_size=4", "--data.eval_batch_size=4"]
 
-    printed = anomalib(tmp_path, "train", *TINY, *data, *batches, "--trainer.devices=2", "--trainer.strategy=ddp")
+    processes = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    printed = anomalib_anew(tmp_path, "train", *TINY, *data, *batches, *processes)
 
     assert printed.count("Results per category") == 1
     expected = {"bolt": (3, 3), "nut": (4, 5), "macro": (7, 8), "pooled": (7, 8)}
