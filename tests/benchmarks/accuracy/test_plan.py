@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A file asks for runs, each of which is known by all that its result depends on."""
 
+import inspect
 import re
 
 import pytest
 import yaml
 
+from anomalib_vqflow import VQFlow
 from benchmarks.accuracy.plan import DATA_KEYS, KEYS, METHOD_KEYS, read_plan
 from tests.scripts import ROOT
 
@@ -95,3 +97,17 @@ def test_the_files_of_the_repository_are_read(name):
     """Each has VQ-Flow, its published recipe, and PatchCore with one bank and with one per category."""
     methods = {run.method for run in read_plan(SMOKE.with_name(f"{name}.yaml"))}
     assert {"vqflow", "vqflow_published", "patchcore_one_bank", "patchcore_bank_per_category"} <= methods
+
+
+def test_each_part_of_the_ablation_changes_one_thing():
+    """Every model can be built, and differs from the default in one argument, which has another value there."""
+    runs = [run for run in read_plan(SMOKE.with_name("ablation.yaml")) if run.seed == 0]
+    default, *others = ({**run.definition["init_args"], "backbone": "test_convnext2"} for run in runs)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(VQFlow).parameters.items()} | default
+    changes = []
+    for arguments in others:
+        VQFlow(**arguments, pre_trained=False, input_size=64)
+        changes += [{name: value for name, value in arguments.items() if value != defaults[name]}]
+    assert len(changes) > 10
+    assert all(len(changed) == 1 for changed in changes)
+    assert len({str(changed) for changed in changes}) == len(changes)
