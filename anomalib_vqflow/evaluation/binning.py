@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bins for raw scores of any scale, so that curves over millions of pixels need bounded memory."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 DROPPED_BITS = 12  # of the 23 bits of a float32's mantissa
@@ -39,8 +43,38 @@ def bin_scores(scores: Tensor) -> Tensor:
 
 
 def histogram(bins: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Count scores, or add up their weights, per bin: ``(N,)`` to ``(NUM_BINS,)``."""
-    return torch.bincount(bins, weights, minlength=NUM_BINS)
+    """Count scores, or add up their weights, per bin.
+
+    The scores of a product fill some thousands of the million bins, so only those are kept.
+
+    Args:
+        bins: Bins, shape ``(N,)``.
+        weights: Positive weights, shape ``(N,)``; None for 1.
+
+    Returns:
+        Filled bins, ascending, and what is in them, shape ``(K, 2)``, float64.
+
+    Example:
+        >>> histogram(torch.tensor([7, 3, 7])).tolist()
+        [[3.0, 1.0], [7.0, 2.0]]
+    """
+    first = bins.min() if len(bins) else 0
+    counts = torch.bincount(bins - first, weights)
+    filled = counts.nonzero().flatten()
+    return torch.stack([(filled + first).double(), counts[filled].double()], dim=1)
+
+
+def add_histograms(histograms: Sequence[Tensor]) -> Tensor:
+    """Add histograms up: any number of shape ``(K, 2)`` to one."""
+    bins, counts = torch.cat(list(histograms)).unbind(dim=1)
+    filled, places = bins.unique(return_inverse=True)
+    return torch.stack([filled, torch.bincount(places, counts, minlength=len(filled))], dim=1)
+
+
+def all_bins(histogram: Tensor) -> NDArray[np.float64]:
+    """List what is in every bin, the empty ones, too: ``(K, 2)`` to ``(NUM_BINS,)``."""
+    bins, counts = histogram.cpu().numpy().T
+    return np.bincount(bins.astype(np.int64), counts, minlength=NUM_BINS).astype(np.float64)
 
 
 def _leading_bits(values: Tensor) -> Tensor:

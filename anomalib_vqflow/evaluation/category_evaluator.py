@@ -37,9 +37,9 @@ class CategoryEvaluator(Evaluator):
     Works for every anomalib model and datamodule. The metrics over thresholds are computed on raw scores: before the
     post-processor normalizes and clamps them, which makes ties, and without torchmetrics' sigmoid. Image metrics are
     exact. Pixel metrics use bins narrower than 1/2048 of the score, which makes memory independent of the number of
-    images: 26 MB for every category, and about 2 ms for an image of 256×256 pixels. A warning tells if that can move
-    pixel AUROC by more than 0.001; AP and F1max then move by a few times as much. ``image_F1Score`` and
-    ``pixel_F1Score`` are taken at the threshold that the model really uses.
+    images: less than a megabyte for a category, and some milliseconds for an image of 256×256 pixels. A warning tells
+    if that can move pixel AUROC by more than 0.001; AP and F1max then move by a few times as much. ``image_F1Score``
+    and ``pixel_F1Score`` are taken at the threshold that the model really uses.
 
     At the end of a test the results are printed, written to ``category_metrics.csv`` and ``category_metrics.json`` in
     the trainer's ``default_root_dir``, and logged as ``bottle/image_AUROC``, ``macro/image_AUROC`` and so on to every

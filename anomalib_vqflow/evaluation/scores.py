@@ -4,13 +4,17 @@
 import numpy as np
 import torch
 from anomalib.utils.cv.connected_components import connected_components_cpu
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from .binning import NUM_BINS, histogram
+from .binning import NUM_BINS, add_histograms, all_bins, histogram
 from .curves import aupimo, aupro, curve_metrics
+
+HISTOGRAMS = ("negatives", "positives", "region_overlaps")
+AUPIMO_HISTOGRAMS = ("normal_shares", "defect_shares")
 
 
 class ImageScores(Metric):
@@ -48,30 +52,26 @@ class ImageScores(Metric):
 
 
 class PixelScores(Metric):
-    """Metrics of binned pixel scores, in 26 MB of memory independent of the number of images.
+    """Metrics of binned pixel scores, in memory that does not grow with the number of images: some hundred kilobytes.
 
     Args:
-        aupimo: Whether to compute AUPIMO, too, in another 18 MB.
+        aupimo: Whether to compute AUPIMO, too.
     """
 
     full_state_update = False
-    negatives: Tensor
-    positives: Tensor
-    region_overlaps: Tensor
-    normal_shares: Tensor
-    defect_shares: Tensor
+    negatives: list[Tensor]
+    positives: list[Tensor]
+    region_overlaps: list[Tensor]
+    normal_shares: list[Tensor]
+    defect_shares: list[Tensor]
     num_normal_pixels: Tensor
 
     def __init__(self, aupimo: bool) -> None:
         super().__init__(dist_sync_fn=_gather_histograms)
         self.aupimo = aupimo
-        # One zero, which broadcasts: a category without masks needs no memory, and torchmetrics keeps a copy.
-        self.add_state("negatives", torch.zeros(1, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("positives", torch.zeros(1, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("region_overlaps", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="sum")
+        for name in (*HISTOGRAMS, *(AUPIMO_HISTOGRAMS if aupimo else ())):
+            self.add_state(name, [], dist_reduce_fx="cat")
         if aupimo:
-            self.add_state("normal_shares", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="sum")
-            self.add_state("defect_shares", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state("num_normal_pixels", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, bins: Tensor, masks: Tensor) -> None:
@@ -81,35 +81,43 @@ class PixelScores(Metric):
             bins: Bin of each pixel's score, shape ``(B, H, W)``.
             masks: True where anomalous, shape ``(B, H, W)``.
         """
-        self.negatives = self.negatives + histogram(bins[~masks])
+        self._add("negatives", histogram(bins[~masks]))
         anomalous = masks.any(dim=2).any(dim=1)
         if self.aupimo:
             normal = bins[~anomalous].flatten()
-            self.normal_shares = self.normal_shares + histogram(normal) / masks[0].numel()
+            self._add("normal_shares", histogram(normal, torch.full(normal.shape, 1 / masks[0].numel()).double()))
             self.num_normal_pixels = self.num_normal_pixels + len(normal)
         if not anomalous.any():
             return
         inside, images = bins[masks], masks.nonzero()[:, 0]
         regions = connected_components_cpu(masks[:, None].int())[:, 0][masks]
         regions = regions + images * (regions.max() + 1)  # anomalib gives every full mask the label 0
-        self.positives = self.positives + histogram(inside)
-        self.region_overlaps = self.region_overlaps + histogram(inside, _shares(regions))
+        self._add("positives", histogram(inside))
+        self._add("region_overlaps", histogram(inside, _shares(regions)))
         if self.aupimo:
-            self.defect_shares = self.defect_shares + histogram(inside, _shares(images))
+            self._add("defect_shares", histogram(inside, _shares(images)))
+
+    def _add(self, name: str, found: Tensor) -> None:
+        setattr(self, name, [add_histograms([*getattr(self, name), found])])
 
     def compute(self) -> dict[str, float]:
         """Compute what :func:`curve_metrics` does, AUPRO, AUPIMO, and the number of ``anomalous`` pixels."""
-        state = {name: torch.as_tensor(value).cpu().numpy() for name, value in self.metric_state.items()}
+        state = {name: _all_bins(value) for name, value in self.metric_state.items() if name != "num_normal_pixels"}
         metrics = curve_metrics(state["negatives"], state["positives"])
         metrics["AUPRO"] = aupro(state["negatives"], state["region_overlaps"])
         if self.aupimo:
-            metrics["AUPIMO"] = aupimo(state["normal_shares"], state["defect_shares"], int(state["num_normal_pixels"]))
+            metrics["AUPIMO"] = aupimo(state["normal_shares"], state["defect_shares"], int(self.num_normal_pixels))
         return {**metrics, "anomalous": int(state["positives"].sum())}
 
 
 def _gather_histograms(state: Tensor, group: object = None) -> list[Tensor]:
-    """Gather a state of all processes, of which some may have no pixels: zeros in full, so that shapes agree."""
-    return gather_all_tensors(state.expand(NUM_BINS) if state.ndim else state, group)
+    """Gather a state of all processes; for one without pixels torchmetrics offers a vector of another type."""
+    return gather_all_tensors(state.double().view(-1, 2) if state.ndim else state, group)
+
+
+def _all_bins(histograms: list[Tensor] | Tensor) -> NDArray[np.float64]:
+    """Add up what was collected, merged, or gathered of all processes."""
+    return all_bins(dim_zero_cat(histograms)) if len(histograms) else np.zeros(NUM_BINS)
 
 
 def _shares(groups: Tensor) -> Tensor:

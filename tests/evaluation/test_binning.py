@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-import numpy as np
 import torch
 
-from anomalib_vqflow.evaluation.binning import NUM_BINS, bin_scores, histogram
+from anomalib_vqflow.evaluation.binning import NUM_BINS, add_histograms, all_bins, bin_scores, histogram
 
 
 def test_bins_keep_the_order_of_all_floats():
@@ -39,12 +38,17 @@ def test_bins_have_the_shape_of_the_scores():
     assert bin_scores(torch.rand(2, 3, 4, dtype=torch.float16)).shape == (2, 3, 4)
 
 
-def test_histogram_counts_and_weighs():
-    """A histogram has the number of scores per bin, or the sum of their weights."""
-    bins = torch.tensor([2, 0, 2], dtype=torch.int32)
+def test_histograms_count_and_weigh():
+    """A histogram has the number of scores per bin, or the sum of their weights, and can be added to others."""
+    bins, weights = torch.tensor([9, 4, 9], dtype=torch.int32), torch.tensor([0.5, 1.0, 0.25], dtype=torch.float64)
 
-    counts, sums = histogram(bins), histogram(bins, torch.tensor([0.5, 1.0, 0.25]).double())
+    counts, sums, none = histogram(bins), histogram(bins, weights), histogram(bins[:0])
 
-    assert counts.shape == sums.shape == (NUM_BINS,)
-    np.testing.assert_array_equal(counts[:3], [1, 0, 2])
-    np.testing.assert_array_equal(sums[:3], [1.0, 0.0, 0.75])
+    assert counts.tolist() == [[4, 1], [9, 2]]
+    assert sums.tolist() == [[4, 1], [9, 0.75]]
+    assert add_histograms([none, none]).shape == none.shape == (0, 2)
+    assert add_histograms([counts, none, histogram(torch.tensor([5, 9]))]).tolist() == [[4, 1], [5, 1], [9, 3]]
+    whole = all_bins(sums)
+    assert whole.shape == (NUM_BINS,)
+    assert (whole.sum(), whole[4], whole[9]) == (1.75, 1, 0.75)
+    assert not all_bins(none).any()
