@@ -163,13 +163,13 @@ def plot(rows: Sequence[Row], milliseconds: Mapping[int, float], path: Path) -> 
         milliseconds: Time per image, by number of products.
         path: Image file.
     """
-    figure, (accuracy, time) = plt.subplots(1, 2, figsize=(9, 3.5))
+    figure, (accuracy, time) = plt.subplots(1, 2, figsize=(11, 3.5), width_ratios=(3, 2))
     counts = [row["products"] for row in rows]
     for name in PLOTTED:
         accuracy.plot(counts, [row[name] for row in rows], "o-", label=name)
     time.plot(*zip(*milliseconds.items(), strict=True), "o-")
-    time.set(ylim=(0, None), ylabel="ms per image")
-    accuracy.legend(fontsize=8)
+    time.set(ylim=(0, 1.2 * max(milliseconds.values())), ylabel="ms per image")
+    accuracy.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     for panel in (accuracy, time):
         panel.set(xscale="log", xlabel="products", xticks=counts, xticklabels=counts)
         panel.minorticks_off()
