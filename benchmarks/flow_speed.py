@@ -12,6 +12,8 @@ Outputs are compared in the same run: the largest difference over the range of t
   only loads a model and infers.
 - Torch: eager inference of the flow side. The first call, which builds the tables, is left out.
 - Training: forward, backward and Adam's step from given features. Peak memory is that of a process that only trains.
+
+``--device cuda`` runs the last two on a GPU, and tells its memory. The package itself takes tables on CPUs only.
 """
 
 import argparse
@@ -48,8 +50,9 @@ from models import (
 )
 
 from anomalib_vqflow import VQFlow
-from anomalib_vqflow.condition import frozen_tables
+from anomalib_vqflow.condition import convolution, frozen_tables
 from anomalib_vqflow.export.openvino import conversion_extensions
+from anomalib_vqflow.features import Features
 
 CONFIG = Path(__file__).parents[1] / "configs" / "mvtec_ad.yaml"
 FORMS = ("plain", "tables")
@@ -79,17 +82,23 @@ def difference(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> 
     return max(float(np.abs(a - b).max()) / size for a, b, size in zip(actual, expected, ranges, strict=True))
 
 
+def features_for(model: VQFlow, batch: int) -> Features:
+    """Draw maps where the model is."""
+    details, semantic, _ = draw_features(model, batch)
+    return Features([detail.to(model.device) for detail in details], semantic.to(model.device))
+
+
 def compare_torch(model: VQFlow, batch: int, rounds: int) -> None:
     """Compare eager inference of one image and of a batch."""
     flow_side = FlowSide(model)
     for size in (1, batch):
-        details, semantic, _ = draw_features(model, size)
+        details, semantic, _ = features_for(model, size)
         outputs: dict[str, list[np.ndarray]] = {}
 
         @torch.no_grad()
         def infer(name: str, maps: tuple = (*details, semantic), outputs: dict = outputs) -> None:
             with form(model, name):
-                outputs[name] = [output.numpy() for output in flow_side(maps)]
+                outputs[name] = [output.numpy(force=True) for output in flow_side(maps)]
 
         times = take_turns({name: partial(infer, name) for name in FORMS}, rounds)
         error = difference(outputs["tables"], outputs["plain"])
@@ -160,8 +169,8 @@ class Training:
 
     def __init__(self, model: VQFlow, batch: int) -> None:
         self.model = model.train()
-        self.features = draw_features(model, batch)
-        self.images = torch.zeros(batch, 3, *model.input_size)
+        self.features = features_for(model, batch)
+        self.images = self.features.semantic.new_zeros(batch, 3, *model.input_size)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1e-6)
 
@@ -176,6 +185,7 @@ class Training:
         with form(self.model, name):
             self.compute_gradients()
             self.optimizer.step()
+            self.parameters[-1].sum().item()  # a GPU has done everything then
 
     def gradient_error(self) -> float:
         """Compare the gradients of both forms: the largest difference of a parameter's, over its largest entry.
@@ -206,7 +216,7 @@ def run_training(model: VQFlow, options: argparse.Namespace) -> None:
     print_times(f"training step, batch {options.batch}, flow side", times, f"gradients differ by {error:.0e}")
     del training
     same = [*options.pairs, "--config", options.config, "--input-size", *model.input_size]
-    same += ["--threads", options.threads, "--batch", options.batch]
+    same += ["--threads", options.threads, "--batch", options.batch, "--device", options.device]
     print_sizes("Peak memory of training, MB", *(in_new_process(__file__, *same, "--only-train", n) for n in FORMS))
 
 
@@ -222,27 +232,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=9, help="of inference; half as many in torch")
     parser.add_argument("--training-rounds", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8, help="of training, and the larger one of torch inference")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all by default; on a GPU without openvino")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of torch and training")
     parser.add_argument("--only-train", choices=FORMS, help=argparse.SUPPRESS)  # this script's own processes
     options = parser.parse_args(arguments)
 
     torch.set_num_threads(options.threads)
+    convolution.TABLE_DEVICES.add(options.device)
     model = build(options.config, options.pairs, options.input_size)
     randomize_(model)
+    model.to(options.device)
     if options.only_train:
         training = Training(model, options.batch)
         for _ in range(2):
             training.step(options.only_train)
-        print(peak_memory())
+        print(torch.cuda.max_memory_allocated() / 1e6 if options.device == "cuda" else peak_memory())
         return
+    parts = options.parts or [part for part in PARTS if options.device == "cpu" or part != "openvino"]
     versions = f"torch {torch.__version__}, OpenVINO {openvino.__version__}"
-    print(f"{options.config.name}, {options.threads} threads, {versions}\n")
+    print(f"{options.config.name}, {options.device}, {options.threads} threads, {versions}\n")
     print_header("ms, wall (processor)", *FORMS, "plain over tables", "")
-    if "torch" in options.parts:
+    if "torch" in parts:
         compare_torch(model, options.batch, max(options.rounds // 2, 2))
-    if "openvino" in options.parts:
+    if "openvino" in parts:
         run_openvino(model, options.threads, options.rounds)
-    if "training" in options.parts:
+    if "training" in parts:
         run_training(model, options)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.scripts import load_script, read_table
+from tests.test_devices import CUDA
 
 flow_speed = load_script("benchmarks/flow_speed.py")
 
@@ -22,9 +23,11 @@ def worst(note):
     return float(re.search(r"differ by ([\d.e+-]+)", note)[1])
 
 
-def test_torch_computes_the_same_in_both_forms(arguments, capsys):
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_torch_computes_the_same_in_both_forms(arguments, capsys, monkeypatch, device):
     """A row for one image and one for a batch, with times and a difference that is only rounding."""
-    flow_speed.main([*arguments, "--parts", "torch"])
+    monkeypatch.setattr(flow_speed.convolution, "TABLE_DEVICES", {"cpu"})
+    flow_speed.main([*arguments, "--parts", "torch", "--device", device])
     rows = read_table(capsys.readouterr().out)
     assert list(rows) == ["torch, batch 1, flow side", "torch, batch 2, flow side"]
     for plain, tables, ratio, note in rows.values():
@@ -42,13 +45,16 @@ def test_gradients_are_the_same_in_both_forms(config):
 
 
 @pytest.mark.slow
-def test_training_is_timed_and_its_memory_measured(arguments, capsys):
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_training_is_timed_and_its_memory_measured(arguments, capsys, monkeypatch, device):
     """One row of times, with a difference that is only rounding, and one of the memory of new processes."""
-    flow_speed.main([*arguments, "--parts", "training"])
+    monkeypatch.setattr(flow_speed.convolution, "TABLE_DEVICES", {"cpu"})
+    flow_speed.main([*arguments, "--parts", "training", "--device", device])
     rows = read_table(capsys.readouterr().out)
     assert list(rows) == ["training step, batch 2, flow side", "Peak memory of training, MB"]
     assert worst(rows["training step, batch 2, flow side"][-1]) < 1e-3
-    assert all(float(cell.replace(",", "")) > 100 for cell in rows["Peak memory of training, MB"][:2])
+    least = 100 if device == "cpu" else 1  # a process, or tensors only
+    assert all(float(cell.replace(",", "")) > least for cell in rows["Peak memory of training, MB"][:2])
 
 
 @pytest.mark.slow
