@@ -6,11 +6,13 @@ Without a GPU, everything runs on the CPU but for what is marked ``gpu``.
 
 from contextlib import nullcontext
 
+import numpy as np
 import openvino
 import pytest
 import torch
 from anomalib.deploy import CompressionType
 from lightning.pytorch import seed_everything
+from torch import nn
 
 from anomalib_vqflow import FeatureCache, VQFlow
 from anomalib_vqflow.condition import convolution
@@ -66,25 +68,40 @@ def worst(actual, expected):
     return max(float((one - other).abs().max() / other.abs().max().clamp(min=1e-6)) for one, other in pairs)
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("batch", [1, 32])
-@pytest.mark.parametrize("precision", TOLERANCES)
-@pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_scores_by_table_are_those_of_the_plain_form(tables, precise, device, precision, batch, compiled):
-    """In inference, for one image and many, eager and compiled."""
+def check_scores(tables, device, precision, batch, run=nn.Module.__call__):
+    """Compare scores and maps by table, where ``run`` computes them, with those of the plain form."""
+    tables.clear()
     model = random_model(device).eval().model
     features = model.see(torch.rand(batch, 3, 64, 64, device=device))
     images = torch.zeros(batch, 3, 64, 64, device=device)
-    run = torch.compile(model) if compiled else model
     with computing(device, precision), torch.no_grad():
         with dense_conditions(model):
             expected = model(images, features)
         assert not tables
-        found = run(images, features)
+        found = run(model, images, features)
     assert tables
     names = ("pred_score", "anomaly_map")
     error = worst([getattr(found, name) for name in names], [getattr(expected, name) for name in names])
     assert error < TOLERANCES[precision]
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_scores_by_table_are_those_of_the_plain_form(tables, precise, device, precision, batch):
+    """In inference, for one image and many."""
+    check_scores(tables, device, precision, batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize(
+    ("device", "precision", "backend"),
+    [("cpu", "float32", "eager"), *(pytest.param("cuda", name, "inductor", marks=CUDA.marks) for name in TOLERANCES)],
+)
+def test_a_compiled_model_scores_alike(tables, precise, device, precision, backend, batch):
+    """On the CPU as it is captured, for the compiler takes minutes."""
+    check_scores(tables, device, precision, batch, lambda model, *given: torch.compile(model, backend=backend)(*given))
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
@@ -111,7 +128,7 @@ def test_gradients_by_table_are_those_of_the_plain_form(tables, precise, device,
     ("device", "precision"), [("cpu", "bf16-mixed"), pytest.param("cuda", "16-mixed", marks=CUDA.marks)]
 )
 def test_what_was_trained_in_mixed_precision_is_exported(tmp_path, onnx_steps, device, precision):
-    """With cached maps; the checkpoint scores on the CPU as the model does, and its exports go up and down with it."""
+    """With cached maps; the checkpoint scores on the CPU as the model does, and maps of exports are like its own."""
     seed_everything(0)
     data = tiny_data(tiny_root(tmp_path / "products"))
     accelerator = "gpu" if device == "cuda" else device
@@ -123,12 +140,12 @@ def test_what_was_trained_in_mixed_precision_is_exported(tmp_path, onnx_steps, d
     loaded = VQFlow.load_from_checkpoint(engine.best_model_path, map_location="cpu")
     images = some_images(8, (64, 64))
     with torch.no_grad():
-        scores, expected = trained(images.to(device)).pred_score.cpu(), loaded(images).pred_score
-    assert expected.isfinite().all()
-    assert worst([scores], [expected]) < 1e-3
+        scores, expected = trained(images.to(device)).pred_score.cpu(), loaded(images)
+    assert worst([scores], [expected.pred_score]) < 1e-3
 
-    for kind in (CompressionType.FP16, CompressionType.INT8_PTQ):
+    anomaly_map = expected.anomaly_map.numpy()
+    for kind, tolerance in ((CompressionType.FP16, 0.01), (CompressionType.INT8_PTQ, 0.1)):
         with onnx_steps():
             path = loaded.to_openvino(tmp_path / kind.value, compression_type=kind, datamodule=data)
-        found = openvino.Core().compile_model(path, "CPU", FP32)(images.numpy())["pred_score"]
-        assert torch.corrcoef(torch.stack([torch.from_numpy(found).flatten(), expected]))[0, 1] > 0.9
+        found = openvino.Core().compile_model(path, "CPU", FP32)(images.numpy())["anomaly_map"]
+        assert np.abs(found - anomaly_map).mean() < tolerance * np.ptp(anomaly_map)

@@ -128,6 +128,7 @@ class ConditionedConv2d(nn.Conv2d):
         """Grid of the condition for which there is a table."""
         return None if self._kept is None else self._kept.grid
 
+    @torch.compiler.disable  # a compiled model, too, looks whether its sources changed
     def _keep(self, condition: DiscreteCondition) -> KeptTable:
         """Return the kept table, made anew where one of its sources changed."""
         sources = [self.weight, condition.concept.prototypes]
