@@ -16,12 +16,6 @@ from .tiny import tiny_data, tiny_engine, tiny_model, tiny_root
 STACK_T_BYTES = 64  # more than any platform's
 
 
-def pytest_collection_modifyitems(items):
-    """Begin with the files that have slow tests, so that two processes end together, with quick ones."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 @pytest.fixture(autouse=True)
 def signal_stack() -> Iterator[None]:
     """Give the thread its signal stack back after each test.
