@@ -52,7 +52,6 @@ from models import (
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.condition import convolution, frozen_tables
 from anomalib_vqflow.export.openvino import conversion_extensions
-from anomalib_vqflow.features import Features
 
 CONFIG = Path(__file__).parents[1] / "configs" / "mvtec_ad.yaml"
 FORMS = ("plain", "tables")
@@ -82,17 +81,11 @@ def difference(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> 
     return max(float(np.abs(a - b).max()) / size for a, b, size in zip(actual, expected, ranges, strict=True))
 
 
-def features_for(model: VQFlow, batch: int) -> Features:
-    """Draw maps where the model is."""
-    details, semantic, _ = draw_features(model, batch)
-    return Features([detail.to(model.device) for detail in details], semantic.to(model.device))
-
-
 def compare_torch(model: VQFlow, batch: int, rounds: int) -> None:
     """Compare eager inference of one image and of a batch."""
     flow_side = FlowSide(model)
     for size in (1, batch):
-        details, semantic, _ = features_for(model, size)
+        details, semantic, _ = draw_features(model, size)
         outputs: dict[str, list[np.ndarray]] = {}
 
         @torch.no_grad()
@@ -169,7 +162,7 @@ class Training:
 
     def __init__(self, model: VQFlow, batch: int) -> None:
         self.model = model.train()
-        self.features = features_for(model, batch)
+        self.features = draw_features(model, batch)
         self.images = self.features.semantic.new_zeros(batch, 3, *model.input_size)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1e-6)

@@ -120,10 +120,10 @@ class FlowSide(nn.Module):
 
 
 def draw_features(model: VQFlow, batch: int) -> Features:
-    """Draw maps as the backbone would return them."""
+    """Draw maps as the backbone would return them, where the model is."""
     features = model.model.features
-    details = [torch.randn(batch, *shape) for shape in features.detail_shapes]
-    return Features(details, torch.rand(batch, *features.semantic_shape))
+    details = [torch.randn(batch, *shape, device=model.device) for shape in features.detail_shapes]
+    return Features(details, torch.rand(batch, *features.semantic_shape, device=model.device))
 
 
 def export_openvino(

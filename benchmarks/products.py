@@ -30,6 +30,7 @@ from seeds import concept_measures
 from anomalib_vqflow import FeatureCache, MultiCategory, VQFlow
 from anomalib_vqflow.data.synthetic import CATEGORIES, SetArguments
 from anomalib_vqflow.data.synthetic.dataset import write_category
+from anomalib_vqflow.whole_file import whole_file
 
 TRAIN, GOOD, DEFECTIVE = 24, 6, 8
 """Images of each product: normal ones for training and for the test, and those with defects."""
@@ -39,10 +40,7 @@ SPARE = 1.25
 
 COUNTS = ("products", "concepts", "in use")
 COSTS = {"training, s per image and epoch": ".4f", "MB so far": ".0f"}
-SHARES = (
-    *("purity", "NMI", "pattern usage"),
-    *("image AUROC", "pooled", "pixel AUROC", "image AUROC of the first ten"),
-)
+SHARES = ("purity", "NMI", "pattern usage", "image AUROC", "pooled", "pixel AUROC", "image AUROC of the first ten")
 COLUMNS = {**dict.fromkeys(COUNTS, ".0f"), **dict.fromkeys(SHARES, ".3f"), **COSTS}
 """Columns of the table, and how their numbers are written."""
 
@@ -79,7 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
                 data = MultiCategory(folder, names[:count], train_batch_size=16, eval_batch_size=16, num_workers=0)
                 seed_everything(options.seed)
                 row = train(data, names[:10], options.epochs, options.size, place)
-                kept.write_text(json.dumps(row), encoding="utf-8")
+                with whole_file(kept) as file:
+                    file.write(json.dumps(row).encode())
             rows.append(json.loads(kept.read_text(encoding="utf-8")))
             models[count] = VQFlow.load_from_checkpoint(last_checkpoint(place), map_location="cpu")
             print_row(*(three_decimals(v) if v != v else f"{v:{COLUMNS[name]}}" for name, v in rows[-1].items()))
