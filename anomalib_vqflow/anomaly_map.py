@@ -17,6 +17,10 @@ ScoreMap = Literal["likelihood", "multiplicative", "additive"]
 
 LOG_DET_WEIGHT = 0.25
 """Weight of the log-determinant where images are scored; see :class:`AnomalyMapGenerator`."""
+FREEDOM = 2.0
+"""Degrees of freedom of the Student distribution that pixels are scored by, likewise."""
+COARSER_WEIGHT = 0.8
+"""Weight of a level in the map relative to the next finer one, likewise."""
 
 
 class Scores(NamedTuple):
@@ -37,12 +41,14 @@ class AnomalyMapGenerator(nn.Module):
       in standard deviations :math:`t_i` from the mean of normal cells, which is learned in training. It is absolute:
       an image that is wrong everywhere scores high, and scores of images compare.
 
-      Pixels are scored with :math:`\lambda` of ``map_log_det_weight``, 1 for the full likelihood, by
-      :math:`\mathrm{mean}_i \log(w \, \mathrm{softplus}(t_i))`, which is high only where the levels agree, and less
-      near the border (:func:`.log_energies`). Images are scored by :math:`t = \mathrm{mean}_i t_i` with
-      :math:`\lambda = \tfrac14`, which measured best on generated products of a seed that no reported number uses.
-      Once :class:`.ConceptCalibration` is fitted, that is put on the scale of the image's concept,
-      :math:`(t - m_k) / \tau_k`.
+      Pixels are scored with :math:`\lambda` of ``map_log_det_weight``, 1 for the full likelihood, by a mean of
+      :math:`\log(w \, \mathrm{softplus}(t_i))`, which is high only where the levels agree, and less near the border
+      (:func:`.log_energies`); finer levels, which are sharper, count more. There the density of latents is Student's,
+      :math:`\log p_i = -\tfrac{\nu + 1}{2} \mathrm{mean}_c \log(1 + z_{i,c}^2 / \nu)` with :math:`\nu = 2`: a
+      defect changes many channels, and a few extreme ones, as normal cells have, must not count for as many.
+      Images are scored by :math:`t = \mathrm{mean}_i t_i` with :math:`\lambda = \tfrac14`, which measured best on
+      generated products of a seed that no reported number uses. Once :class:`.ConceptCalibration` is fitted, that is
+      put on the scale of the image's concept, :math:`(t - m_k) / \tau_k`.
     - ``multiplicative``: :math:`1 - \exp(\sum_i \log p_i - \max)`, relative to the image's best pixel.
     - ``additive``: :math:`(\max - \sum_i \exp(\log p_i - \max_i)) / L`, each level relative to the image's best cell.
 
@@ -110,9 +116,9 @@ class AnomalyMapGenerator(nn.Module):
         self.top_k_ratio = top_k_ratio
         self.map_levels = _chosen_levels("map_levels", map_levels, num_levels, default=min(2, num_levels))
         self.score_levels = _chosen_levels("score_levels", score_levels, num_levels, default=num_levels)
-        self.log_det_weights = (LOG_DET_WEIGHT, map_log_det_weight)
-        self.register_buffer("level_mean", torch.zeros(num_levels, len(self.log_det_weights)))
-        self.register_buffer("level_variance", torch.ones(num_levels, len(self.log_det_weights)))
+        self.map_log_det_weight = map_log_det_weight
+        self.register_buffer("level_mean", torch.zeros(num_levels, 2))
+        self.register_buffer("level_variance", torch.ones(num_levels, 2))
         self.register_buffer("num_observed", torch.zeros(()))
         self.calibration = ConceptCalibration(num_concepts)
 
@@ -139,7 +145,7 @@ class AnomalyMapGenerator(nn.Module):
         if self.needs_log_det:
             for_images, for_pixels = self._standard_energies(latents, log_dets)
             raw_score_map = self.calibration(mean_map(for_images, self.score_levels, size), concept)
-            raw_map = mean_map(log_energies(for_pixels), self.map_levels, size)
+            raw_map = mean_map(log_energies(for_pixels), self.map_levels, size, COARSER_WEIGHT)
         else:
             levels = [-0.5 * z.square().mean(dim=1, keepdim=True) for z in latents]  # log p_i, (B, 1, h_i, w_i)
             combine = MAPS[self.score_map]
@@ -186,7 +192,7 @@ class AnomalyMapGenerator(nn.Module):
             latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
             log_dets: Log-determinants of the cells in nats, shape ``(B, h_i, w_i)`` per level.
         """
-        levels = energies(latents, log_dets, self.log_det_weights)
+        levels = energies(latents, log_dets, self.map_log_det_weight)
         cells = (0, 2, 3)
         mean = torch.stack([level.mean(dim=cells) for level in levels]).to(self.level_mean.dtype)
         variance = torch.stack([level.var(dim=cells, correction=0) for level in levels]).to(self.level_mean.dtype)
@@ -202,26 +208,30 @@ class AnomalyMapGenerator(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Standardize the energies that images, and that pixels are scored by, ``(B, 1, h_i, w_i)`` per level."""
         means, scales = self.level_mean[..., None, None], self.level_variance.clamp_min(1e-12).rsqrt()[..., None, None]
-        of_levels = energies(latents, log_dets, self.log_det_weights)
+        of_levels = energies(latents, log_dets, self.map_log_det_weight)
         levels = [(level - means[i]) * scales[i] for i, level in enumerate(of_levels)]
         return [level[:, :1] for level in levels], [level[:, 1:] for level in levels]
 
 
-def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
-    """Weigh latents and volume to the energy of each cell, in nats per dimension.
+def energies(latents: Sequence[Tensor], log_dets: Sequence[Tensor], map_log_det_weight: float) -> list[Tensor]:
+    """Weigh latents and volume to the energies of each cell, in nats per dimension.
 
     Args:
         latents: z'_i of shape ``(B, C_i, h_i, w_i)`` per level.
         log_dets: Log-determinants of shape ``(B, h_i, w_i)`` per level, in nats.
-        weights: Weights of the log-determinant.
+        map_log_det_weight: Weight of the log-determinant where pixels are scored.
 
     Returns:
-        Energies with each of the W weights, shape ``(B, W, h_i, w_i)`` per level.
+        Energies that images and that pixels are scored by, shape ``(B, 2, h_i, w_i)`` per level.
     """
     levels = []
     for z, log_det in zip(latents, log_dets, strict=True):
-        of_latents = 0.5 * z.square().mean(dim=1)  # (B, h_i, w_i)
-        levels.append(torch.stack([of_latents - weight / z.shape[1] * log_det for weight in weights], dim=1))
+        squares, of_volume = z.square(), log_det / z.shape[1]
+        gaussian = 0.5 * squares.mean(dim=1)  # (B, h_i, w_i)
+        student = (FREEDOM + 1) / 2 * (squares / FREEDOM).log1p().mean(dim=1)
+        levels.append(
+            torch.stack((gaussian - LOG_DET_WEIGHT * of_volume, student - map_log_det_weight * of_volume), dim=1)
+        )
     return levels
 
 

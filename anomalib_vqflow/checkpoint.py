@@ -15,8 +15,8 @@ from .resumption import ResumptionMixin
 
 CHECKPOINT_KEY = "vqflow"
 PRE_PROCESSOR_KEY = "anomalib_pre_processor_config"
-CHECKPOINT_FORMAT = 2
-"""How weights are named. Checkpoints of version 0.1, which name them otherwise, tell no format."""
+CHECKPOINT_FORMAT = 3
+"""What weights are called and mean. Checkpoints of version 0.1, which names them otherwise, tell no format."""
 MAY_CHANGE = frozenset(
     {"pre_trained", "commitment_weight", "tail_weight", "lr", "warmup_ratio", "lr_schedule", "concept_novelty"}
 )
@@ -135,8 +135,8 @@ class CheckpointMixin(ResumptionMixin):
             checkpoint: The checkpoint.
 
         Raises:
-            ValueError: If version 0.1 made the checkpoint, if it was trained with a transform that it could not hold
-                and this model does not have, or if an argument differs that must not change after a training.
+            ValueError: If another version made the checkpoint, if it was trained with a transform that it could not
+                hold and this model does not have, or if an argument differs that must not change after a training.
         """
         ours = checkpoint.get(CHECKPOINT_KEY, {})
         if lost := ours.get("lost_transform"):
@@ -148,10 +148,11 @@ class CheckpointMixin(ResumptionMixin):
                 raise ValueError(msg)
             checkpoint.pop(PRE_PROCESSOR_KEY, None)  # which would replace the transform of this model by none
         super().on_load_checkpoint(checkpoint)
-        if ours and "format" not in ours:
+        if ours and ours.get("format") != CHECKPOINT_FORMAT:
             msg = (
-                "This checkpoint was made by version 0.1 of anomalib-vqflow, whose weights have other names. Train "
-                "again, or use it with that version: pip install 'anomalib-vqflow<0.2'."
+                "This checkpoint was made by another version of anomalib-vqflow, whose weights have other names or "
+                "meanings. Train again, or use it with that version, such as pip install 'anomalib-vqflow<0.2' for one "
+                "of version 0.1."
             )
             raise ValueError(msg)
         self._loaded_arguments = ours.get("arguments", {})

@@ -41,23 +41,27 @@ def _log_inside_share(height: int, width: int, dtype: torch.dtype, device: torch
     return F.avg_pool2d(inside, BORDER_WINDOW, stride=1, padding=BORDER_WINDOW // 2).log()
 
 
-def mean_map(levels: Sequence[Tensor], indices: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Average some levels.
+def mean_map(levels: Sequence[Tensor], indices: Sequence[int], size: tuple[int, int], decay: float = 1.0) -> Tensor:
+    """Average some levels, every cell drawn where its pixels are.
 
     Args:
         levels: Maps of shape ``(B, 1, h_i, w_i)``, fine to coarse.
-        indices: Levels to average.
+        indices: Levels to average, fine to coarse.
         size: Height and width of the map, in pixels.
+        decay: Weight of each of them relative to the one before.
 
     Returns:
         Maps of shape ``(B, 1, H, W)``.
     """
-    return _upsampled_sum([levels[index] for index in indices], size) / len(indices)
+    weights = [decay**rank for rank in range(len(indices))]
+    shares = [weight / sum(weights) for weight in weights]
+    weighed = [levels[index] * share for index, share in zip(indices, shares, strict=True)]
+    return _upsampled_sum(weighed, size, align_corners=False)
 
 
 def multiplicative_map(log_p: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Multiply the likelihoods of the levels, relative to the best pixel; maps of shape ``(B, 1, h_i, w_i)``."""
-    total = _upsampled_sum(log_p, size)
+    total = _upsampled_sum(log_p, size, align_corners=True)
     return 1 - (total - total.amax(dim=(2, 3), keepdim=True)).exp()
 
 
@@ -67,29 +71,29 @@ def additive_map(log_p: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     Unlike the release's, the map is divided by the number of levels, so that it lies in [0, 1].
     """
     relative = [(level - level.amax(dim=(2, 3), keepdim=True)).exp() for level in log_p]
-    total = _upsampled_sum(relative, size)
+    total = _upsampled_sum(relative, size, align_corners=True)
     return (total.amax(dim=(2, 3), keepdim=True) - total) / len(log_p)
 
 
-def _upsampled_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Interpolate maps of shape ``(B, 1, h_i, w_i)`` bilinearly with aligned corners, and add them up."""
+def _upsampled_sum(maps: Sequence[Tensor], size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """Interpolate maps of shape ``(B, 1, h_i, w_i)`` bilinearly, and add them up."""
     sizes = [length for m in maps for length in m.shape[-2:]]
     if torch.compiler.is_exporting() and all(isinstance(length, int) for length in (*sizes, *size)):
         # One product for all levels: runtimes then need no sum of three maps of the size of the image.
-        columns = [_interpolation(m.shape[-2], size[0], m).T @ m for m in maps]  # (B, 1, H, w_i)
-        rows = [_interpolation(m.shape[-1], size[1], m) for m in maps]  # (w_i, W)
+        columns = [_interpolation(m.shape[-2], size[0], m, align_corners).T @ m for m in maps]  # (B, 1, H, w_i)
+        rows = [_interpolation(m.shape[-1], size[1], m, align_corners) for m in maps]  # (w_i, W)
         return torch.cat(columns, dim=-1) @ torch.cat(rows)
-    upsampled = [F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps]
+    upsampled = [F.interpolate(m, size=size, mode="bilinear", align_corners=align_corners) for m in maps]
     total = upsampled[0]
     for level in upsampled[1:]:
         total = total + level
     return total
 
 
-def _interpolation(length: int, target: int, like: Tensor) -> Tensor:
+def _interpolation(length: int, target: int, like: Tensor, align_corners: bool) -> Tensor:
     """Build the matrix of shape ``(length, target)`` that interpolates a row linearly."""
     rows = torch.eye(length, dtype=like.dtype, device=like.device)
-    return F.interpolate(rows[None], size=target, mode="linear", align_corners=True)[0]
+    return F.interpolate(rows[None], size=target, mode="linear", align_corners=align_corners)[0]
 
 
 MAPS = {"multiplicative": multiplicative_map, "additive": additive_map}

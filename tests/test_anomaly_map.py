@@ -6,7 +6,15 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from anomalib_vqflow.anomaly_map import LOG_DET_WEIGHT, AnomalyMapGenerator, energies, from_unit, to_unit
+from anomalib_vqflow.anomaly_map import (
+    COARSER_WEIGHT,
+    FREEDOM,
+    LOG_DET_WEIGHT,
+    AnomalyMapGenerator,
+    energies,
+    from_unit,
+    to_unit,
+)
 from anomalib_vqflow.score_maps import log_energies
 
 SIZE = (24, 16)
@@ -15,7 +23,7 @@ RELATIVE = ("multiplicative", "additive")
 
 
 LEVELS = {"map_levels": None, "score_levels": None}  # two, so both are of all
-WEIGHTS = (LOG_DET_WEIGHT, 1.0)  # of the log-determinant, for images and pixels
+MAP_WEIGHT = 1.0  # of the log-determinant, for pixels
 
 
 def latents_and_log_dets(batch=3, seed=0):
@@ -29,7 +37,7 @@ def make_generator(**options):
     return AnomalyMapGenerator(
         num_levels=2,
         num_concepts=3,
-        **{"score_map": "likelihood", "top_k_ratio": 0.03, **LEVELS, "map_log_det_weight": WEIGHTS[1], **options},
+        **{"score_map": "likelihood", "top_k_ratio": 0.03, **LEVELS, "map_log_det_weight": MAP_WEIGHT, **options},
     )
 
 
@@ -40,20 +48,23 @@ def fitted(**options):
     return generator
 
 
-def test_energy_is_the_negative_log_likelihood():
-    """With weight 1 it is -log N(z) - log|det J| per dimension, up to a constant."""
+def test_energies_are_negative_log_likelihoods():
+    """Per dimension, up to a constant: of the normal distribution for images, of Student's for pixels."""
     (z, *_), (log_det, *_) = latents_and_log_dets()
-    energy = energies([z], [log_det], WEIGHTS)[0]
+    for_images, for_pixels = energies([z], [log_det], 0.7)[0].unbind(dim=1)
 
-    density = torch.distributions.Normal(0.0, 1.0).log_prob(z).mean(dim=1) + 0.5 * torch.log(torch.tensor(2 * torch.pi))
-    for column, weight in enumerate(WEIGHTS):
-        assert_close(energy[:, column], -density - weight * log_det / 4)
+    for energy, weight, density in (
+        (for_images, LOG_DET_WEIGHT, torch.distributions.Normal(0.0, 1.0)),
+        (for_pixels, 0.7, torch.distributions.StudentT(FREEDOM)),
+    ):
+        log_p = (density.log_prob(z) - density.log_prob(torch.zeros(()))).mean(dim=1)
+        assert_close(energy, -log_p - weight * log_det / 4)
 
 
 def test_the_statistics_are_those_of_the_cells_seen():
     """Over the first hundred batches they are plain means over batches."""
     generator = fitted()
-    seen = [energies(*latents_and_log_dets(8, seed), WEIGHTS) for seed in range(1, 30)]
+    seen = [energies(*latents_and_log_dets(8, seed), MAP_WEIGHT) for seed in range(1, 30)]
 
     for level in range(2):
         cells = torch.stack([batch[level].transpose(0, 1).flatten(1) for batch in seen])  # (29, 2, B · h · w)
@@ -69,7 +80,7 @@ def test_the_statistics_follow_a_training_and_forget():
         generator.observe_([3 * z for z in latents], log_dets)
 
     expected = torch.stack(
-        [level.mean(dim=(0, 2, 3)) for level in energies([3 * z for z in latents], log_dets, WEIGHTS)]
+        [level.mean(dim=(0, 2, 3)) for level in energies([3 * z for z in latents], log_dets, MAP_WEIGHT)]
     )
     assert_close(generator.level_mean, expected, rtol=1e-3, atol=0)
 
@@ -85,14 +96,14 @@ def test_a_broken_batch_leaves_the_statistics_alone():
 
 
 def standardized(generator, latents, log_dets, column):
-    levels = [level[:, [column]] for level in energies(latents, log_dets, WEIGHTS)]
+    levels = [level[:, [column]] for level in energies(latents, log_dets, MAP_WEIGHT)]
     moments = zip(levels, generator.level_mean[:, column], generator.level_variance[:, column], strict=True)
     return [(level - mean) / variance.sqrt() for level, mean, variance in moments]
 
 
-def upsampled_mean(levels):
-    upsampled = [F.interpolate(level, SIZE, mode="bilinear", align_corners=True) for level in levels]
-    return torch.stack(upsampled).mean(dim=0)
+def upsampled_mean(levels, weights=(1, 1)):
+    upsampled = [F.interpolate(level, SIZE, mode="bilinear", align_corners=False) for level in levels]
+    return sum(weight * level for weight, level in zip(weights, upsampled, strict=True)) / sum(weights)
 
 
 def test_images_are_scored_by_the_mean_of_standardized_levels():
@@ -108,10 +119,13 @@ def test_images_are_scored_by_the_mean_of_standardized_levels():
 
 
 def test_pixels_are_read_by_the_mean_of_logarithms():
-    """A pixel is as high as the geometric mean of what its levels say, so both must say it; less near the border."""
+    """A pixel is as high as the geometric mean of what its levels say, so both must say it; less near the border.
+
+    The finer one counts more.
+    """
     generator, (latents, log_dets) = fitted(), latents_and_log_dets()
     standard = standardized(generator, latents, log_dets, column=1)
-    raw = upsampled_mean(log_energies(standard))
+    raw = upsampled_mean(log_energies(standard), (1, COARSER_WEIGHT))
 
     scores = generator(latents, log_dets, CONCEPT, SIZE)
     assert_close(scores.raw_map, raw)

@@ -166,13 +166,15 @@ def test_a_checkpoint_of_another_model_is_refused(root, tmp_path):
         tiny_engine(tmp_path).test(tiny_model(), datamodule=tiny_data(root), ckpt_path=engine.best_model_path)
 
 
-def test_a_checkpoint_of_version_0_1_is_refused(root, trained, tmp_path):
-    """Its weights have other names: the error says so instead of listing all of them, whoever loads it."""
+@pytest.mark.parametrize("version", [{}, {"format": 2}], ids=["0.1, which told none", "another"])
+def test_a_checkpoint_of_another_version_is_refused(version, root, trained, tmp_path):
+    """Its weights have other names or meanings: the error says so instead of listing them, whoever loads it."""
     checkpoint = torch.load(trained[2], weights_only=True)
-    del checkpoint["vqflow"]["format"]  # which version 0.1 did not write
+    del checkpoint["vqflow"]["format"]
+    checkpoint["vqflow"].update(version)
     torch.save(checkpoint, tmp_path / "old.ckpt")
 
-    words = "made by version 0.1 of anomalib-vqflow.*Train again"
+    words = "made by another version of anomalib-vqflow.*Train again"
     with pytest.raises(ValueError, match=words):
         VQFlow.load_from_checkpoint(tmp_path / "old.ckpt")
     with pytest.raises(ValueError, match=words):
