@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from anomalib_vqflow import VQFlow
+from benchmarks.accuracy.building import import_class, instantiate
 from benchmarks.accuracy.plan import DATA_KEYS, KEYS, METHOD_KEYS, read_plan
 from tests.scripts import ROOT
 
@@ -97,6 +98,18 @@ def test_the_files_of_the_repository_are_read(name):
     """Each has VQ-Flow, its published recipe, and PatchCore with one bank and with one per category."""
     methods = {run.method for run in read_plan(SMOKE.with_name(f"{name}.yaml"))}
     assert {"vqflow", "vqflow_published", "patchcore_one_bank", "patchcore_bank_per_category"} <= methods
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SMOKE.parent.glob("*.yaml")))
+def test_every_file_of_the_repository_has_models_that_can_be_built(name):
+    """Those of ours, but for backbone and size, with their trainer; anomalib's have tests of their own."""
+    methods = {run.method: run.definition for run in read_plan(SMOKE.with_stem(name))}
+    ours = [method for method in methods.values() if issubclass(import_class(method["class_path"]), VQFlow)]
+    assert ours
+    for method in ours:
+        arguments = instantiate(method["init_args"]) | {"backbone": "test_convnext2", "input_size": 64}
+        import_class(method["class_path"])(**arguments, pre_trained=False)
+        assert instantiate(method["trainer"])["max_epochs"] > 0
 
 
 def test_each_part_of_the_ablation_changes_one_thing():

@@ -5,10 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anomalib_vqflow import VQFlow
 from anomalib_vqflow.flows.gaussian import ConceptGaussian
 from anomalib_vqflow.quantization import PatternQuantizer, Patterns
-from benchmarks.accuracy.building import import_class, instantiate
 from benchmarks.accuracy.plan import read_plan
 from benchmarks.accuracy.variations import MixedUpPatterns, SoftAssignment
 from tests.tiny import ARGUMENTS
@@ -86,15 +84,12 @@ def test_the_temperature_follows_the_distances_of_the_training():
     assert model.temperature == trained
 
 
-def test_each_trial_of_the_file_can_be_built():
-    """With one change of the model or the training each."""
-    runs = read_plan(SMOKE.with_name("trials.yaml"))
-    definitions = {run.method: run.definition for run in runs}
-    plain = definitions["vqflow"]
-    for name, definition in definitions.items():
-        arguments = {**definition["init_args"], "backbone": "test_convnext2"}
-        model = import_class(definition["class_path"])(**arguments, pre_trained=False, input_size=64)
-        assert isinstance(model, VQFlow)
-        instantiate(definition["trainer"]["callbacks"])
-        changed = [key for key in definition if definition[key] != plain[key]]
-        assert len(changed) == (name != "vqflow") or changed == ["class_path", "init_args"]
+def test_each_trial_of_the_file_is_one_change():
+    """Of the training, or of the model: another backbone, another class, or one argument."""
+    definitions = {run.method: run.definition for run in read_plan(SMOKE.with_name("trials.yaml"))}
+    plain = definitions.pop("vqflow")
+    for definition in definitions.values():
+        changed = {key for key in definition if definition[key] != plain[key]}
+        arguments = definition["init_args"].items() - plain["init_args"].items()
+        assert changed
+        assert changed == {"trainer"} or (changed <= {"class_path", "init_args"} and len(arguments) <= 1)
