@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
+from .buffers import resize_buffers_
 from .conformal import concept_thresholds, conformal_limit, images_needed
 from .distributed import sum_over_processes
 from .thresholds import NormalScores, SeparatingThreshold
@@ -255,9 +256,7 @@ class SeparatingPostProcessor(PostProcessor):
         return torch.where(threshold.isnan(), preds, normalized)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        for name in ("image_offsets", "pixel_offsets", "normal_scores"):  # of any length
-            if (saved := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, torch.zeros_like(saved, device=self.normal_scores.device))
+        resize_buffers_(self, ("image_offsets", "pixel_offsets", "normal_scores"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from anomalib_vqflow.buffers import resize_buffers_
+
 from .whitening import Moments, whitening_of
 
 SMALLEST_SHRINKAGE = 0.1
@@ -119,7 +121,5 @@ class _Whitenings(nn.Module):
         self.mean[-1], self.weight[-1], self.log_det[-1] = mean, weight, log_det
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        for name, buffer in tuple(self.named_buffers()):  # of any number of concepts; of none in older checkpoints
-            saved = state_dict.setdefault(prefix + name, buffer[:0])
-            setattr(self, name, torch.zeros_like(saved, device=buffer.device))
+        resize_buffers_(self, ("mean", "weight", "log_det"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anomalib_vqflow.buffers import resize_buffers_
+
 SHRINKAGE = 5.0
 """Images that the usual spread counts for beside those of a concept."""
 REACH = 6.0
@@ -130,9 +132,7 @@ class ConceptRegions(nn.Module):
         return torch.maximum(spreads, SMALLEST_SPREAD * self.means.square().sum(dim=1).amax()).clamp_min(1e-12)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        self.added = torch.zeros_like(state_dict.get(f"{prefix}added", self.added[:0]), device=self.added.device)
-        for name, buffer in tuple(self.named_buffers()):  # checkpoints from before there were regions
-            state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
+        resize_buffers_(self, ("added",), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
