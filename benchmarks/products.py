@@ -131,7 +131,7 @@ def train(data: MultiCategory, first: Sequence[str], epochs: int, size: int, fol
         semantic_level=False,
         second_kernel_size=3,
         map_levels=[0, 1, 2],
-        map_log_det_weight=0.25,
+        map_log_det_weight=0.0,
         input_size=size,
         num_concepts=max(8, round(SPARE * count)),
         visualizer=False,
