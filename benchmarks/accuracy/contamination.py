@@ -2,7 +2,7 @@
 """Training images that are not all normal: some defective ones among them, which nobody knows of."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -58,19 +58,15 @@ def _count(ratio: float, num_normal: int) -> int:
 
 
 def _link_tests(folder: Path, samples: pd.DataFrame) -> None:
-    for (label, kind), group in samples.groupby(
-        ["label_index", samples.image_path.map(lambda path: Path(path).parent)]
-    ):
-        name = "good" if label == LabelName.NORMAL else kind.name
-        _link(folder / "test" / name, list(group.image_path))
-        if label == LabelName.ABNORMAL and group.has_mask.all():
-            stems = [f"{number:04d}_mask" for number in range(len(group))]
-            _link(folder / "ground_truth" / name, list(group.mask_path), stems)
+    kinds = samples.image_path.map(lambda path: Path(path).parent.name)
+    for kind, group in samples.groupby(kinds.where(samples.label_index == LabelName.ABNORMAL, "good")):
+        _link(folder / "test" / kind, group.image_path)
+        if kind != "good" and group.has_mask.all():
+            _link(folder / "ground_truth" / kind, group.mask_path, "_mask")
 
 
-def _link(folder: Path, files: Sequence[str], names: Sequence[str] | None = None) -> None:
-    """Link files under their number, or under other names; what they were called must not tell them apart."""
+def _link(folder: Path, files: Iterable[str], ending: str = "") -> None:
+    """Link files under their number; what they were called must not tell them apart."""
     folder.mkdir(parents=True)
     for number, file in enumerate(files):
-        name = names[number] if names else f"{number:04d}"
-        (folder / f"{name}{Path(file).suffix}").symlink_to(Path(file).resolve())
+        (folder / f"{number:04d}{ending}{Path(file).suffix}").symlink_to(Path(file).resolve())
