@@ -43,6 +43,7 @@ class Image(NamedTuple):
     anomalous: bool
     score: float
     pixels: Histogram | None  # None without a mask
+    concept: int | None = None  # of a model that finds concepts
 
 
 class RecordingEvaluator(CategoryEvaluator):
@@ -74,7 +75,8 @@ class RecordingEvaluator(CategoryEvaluator):
                 pixels = _histogram(batch.anomaly_map[index], batch.gt_mask[index])
             name = "/".join(PurePath(path).parts[-4:])
             score = float(batch.pred_score[index].float())
-            self.images.append(Image(categories[index], name, bool(batch.gt_label[index]), score, pixels))
+            concept = int(batch.concept[index]) if hasattr(batch, "concept") else None
+            self.images.append(Image(categories[index], name, bool(batch.gt_label[index]), score, pixels, concept))
 
 
 def _histogram(anomaly_map: Any, mask: Any) -> Histogram:  # noqa: ANN401  (tensors)

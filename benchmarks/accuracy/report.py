@@ -44,6 +44,7 @@ def tables(rows: Iterable[Row], per_category: bool = False, categories: Sequence
             parts += [f"**{data}**: {_origin([row for runs in groups.values() for row in runs])}", ""]
             for mean in means:
                 parts += _table(f"{data}, {mean}", groups, mean)
+            parts += _concepts(f"{data}, concepts", groups)
             for metric in METRICS if per_category else ():
                 parts += _categories(groups, metric, means)
     parts += sorted({f"Skipped: {_label(row)} on {row['data']}: {row['skipped']}." for row in rows if "skipped" in row})
@@ -101,6 +102,20 @@ def _table(title: str, groups: Groups, mean: str) -> list[str]:
         memory = fmean(run["peak_gpu_memory_mb"] or run["peak_memory_mb"] for run in runs)
         cells = [method, backbone, str(len(runs)), *values, *(f"{cost:.1f}" for cost in costs), f"{memory:.0f}"]
         lines.append(_line(cells))
+    return [*lines, ""]
+
+
+def _concepts(title: str, groups: Groups) -> list[str]:
+    """Tell how the concepts that one model found agree with the categories; nothing where no method has any."""
+    known = {group: runs for group, runs in groups.items() if all(run.get("concepts") for run in runs)}
+    if not known:
+        return []
+    lines = _header([title, "backbone", "seeds", "in use", "purity", "NMI"])
+    for (method, backbone), runs in known.items():
+        found = [run["concepts"] for run in runs]
+        in_use = f"{fmean(one['in_use'] for one in found):.1f}"
+        agreement = [mean_and_deviation([one[name] for one in found]) for name in ("purity", "NMI")]
+        lines.append(_line([method, backbone, str(len(runs)), in_use, *agreement]))
     return [*lines, ""]
 
 

@@ -8,20 +8,23 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 
+from anomalib_vqflow.report.measures import measure_agreement
 from benchmarks.measuring import QUIET, peak_memory
 
 from .building import WeightsMissingError, build_data, build_model, instantiate
 from .plan import Run
-from .recording import RecordingEvaluator, to_arrays
+from .recording import Image, RecordingEvaluator, to_arrays
 from .store import Row, Store
 
 PACKAGES = ("torch", "torchvision", "anomalib", "timm", "lightning", "anomalib-vqflow")
@@ -63,7 +66,8 @@ def execute(run: Run, store: Store, command: str) -> Row | None:
             if store.rows().get(run.key, {}).get("skipped") != row["skipped"]:
                 store.append(row)
             return row
-        row = {**head, "finished": _now(), **measured, "metrics": _metrics(evaluator), "definition": run.definition}
+        results = {"metrics": _metrics(evaluator), "concepts": _concepts(run, evaluator.images)}
+        row = {**head, "finished": _now(), **measured, **results, "definition": run.definition}
         store.append(row, to_arrays(evaluator.images))
         return row
 
@@ -110,6 +114,15 @@ def _metrics(evaluator: RecordingEvaluator) -> dict[str, dict[str, float | None]
     """Turn the results into plain numbers; None where not evaluable."""
     frame = evaluator.results.drop(columns=list(DECISIONS))
     return json.loads(frame.to_json(orient="index", double_precision=15))
+
+
+def _concepts(run: Run, images: Sequence[Image]) -> dict[str, float] | None:
+    """Relate the concepts that one model finds in test images of several categories to these; else None."""
+    frame = pd.DataFrame({"concept": [i.concept for i in images], "category": [i.category for i in images]})
+    if run.definition["per_category"] or frame["concept"].isna().any() or frame["category"].nunique() < 2:
+        return None
+    purity, nmi = measure_agreement(frame)
+    return {"in_use": frame["concept"].nunique(), "purity": purity, "NMI": nmi}
 
 
 def _reset_peak_memory() -> None:

@@ -57,6 +57,16 @@ def test_rows_of_several_commits_are_told():
     assert "rows of 2 commits" in tables([row(0, 0.9), row(1, 0.9, commit="c0ffee+")])
 
 
+def test_concepts_of_one_model_are_told():
+    """How many are in use, and how they agree with categories; methods without any are left out."""
+    found = [{"in_use": 14, "purity": 0.9, "NMI": 0.9}, {"in_use": 15, "purity": 1.0, "NMI": 0.94}]
+    rows = [row(seed, 0.9, concepts=concepts) for seed, concepts in enumerate(found)]
+    text = tables([*rows, row(0, 0.8, "padim", concepts=None)])
+    part = text[text.index("| products, concepts |") :]
+    assert read_table(part) == {"vqflow": ["resnet18", "2", "14.5", "0.950 ± 0.071", "0.920 ± 0.028"]}
+    assert "concepts" not in tables([row(0, 0.9)])
+
+
 def test_categories_on_request():
     """A table for each metric, a dash for what is not evaluable."""
     text = tables([row(0, 0.9)], per_category=True)

@@ -48,6 +48,16 @@ def test_each_run_has_a_row_with_all_that_it_takes_to_repeat_it(smoke):
         assert row["definition"] == smoke_runs()[row["method"]].definition
 
 
+def test_rows_tell_how_concepts_agree_with_categories(smoke):
+    """Of one model that finds any: those of several models, or of none, are not related to each other."""
+    rows = {row["method"]: row["concepts"] for row in smoke.finished().values()}
+    found = rows["vqflow"]
+    assert 1 <= found["in_use"] <= 20
+    assert 0 <= found["NMI"] <= 1
+    assert 0.5 <= found["purity"] <= 1
+    assert [name for name, concepts in rows.items() if concepts is None] == [name for name in rows if "vq" not in name]
+
+
 def test_the_ranking_of_raw_scores_is_measured(smoke):
     """No sigmoid, no clamping: the row agrees with scikit-learn on the scores, which leave [0, 1] where models do."""
     largest = []
