@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_vqflow import VQFlow
+from anomalib_vqflow.features import Features
 from anomalib_vqflow.flows.gaussian import ConceptGaussian
 from anomalib_vqflow.quantization import Codebook, PatternQuantizer, Patterns
 
@@ -36,6 +37,21 @@ class MixedUpPatterns(VQFlow):
             codes=torch.where(chosen[:, None], codes[..., others], codes).view_as(patterns.codes),
             indices=torch.where(chosen, indices[:, others], indices).view_as(patterns.indices),
         )
+
+
+class Recentered(VQFlow):
+    """The detail maps of an image are taken relative to their mean, so that what all of its cells share is no anomaly.
+
+    Args:
+        arguments: Those of VQFlow.
+    """
+
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401
+        super().__init__(**arguments)
+        self.model.features.register_forward_hook(self._recenter)
+
+    def _recenter(self, _module: nn.Module, _inputs: object, features: Features) -> Features:
+        return features._replace(details=[d - d.mean(dim=(2, 3), keepdim=True) for d in features.details])
 
 
 class SoftAssignment(VQFlow):

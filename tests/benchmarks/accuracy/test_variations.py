@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from anomalib_vqflow import VQFlow
 from anomalib_vqflow.flows.gaussian import ConceptGaussian
 from anomalib_vqflow.quantization import PatternQuantizer, Patterns
 from benchmarks.accuracy.plan import read_plan
-from benchmarks.accuracy.variations import MixedUpPatterns, SoftAssignment
+from benchmarks.accuracy.variations import MixedUpPatterns, Recentered, SoftAssignment
 from tests.tiny import ARGUMENTS
 
 from .conftest import SMOKE
@@ -46,6 +47,16 @@ def test_some_cells_take_the_pattern_of_another_cell(share):
     assert torch.equal(after.codes.flatten(2), expected)
     assert mix_up(quantizer.eval(), (), before) is before
     assert warmed_up(model).eval().model(images()).pred_score.isfinite().all()
+
+
+def test_what_all_cells_share_is_taken_away():
+    """Of the maps that flows see, and not of that which finds the concept."""
+    model, plain = make(Recentered), make(VQFlow)
+    recentered, features = model.model.see(images()), plain.model.see(images())
+    for ours, theirs in zip(recentered.details, features.details, strict=True):
+        assert_close(ours.mean(dim=(2, 3)), torch.zeros(ours.shape[:2]), atol=1e-5, rtol=0)
+        assert_close(ours - ours[..., :1, :1], theirs - theirs[..., :1, :1], atol=1e-5, rtol=1e-5)
+    assert torch.equal(recentered.semantic, features.semantic)
 
 
 def test_a_far_image_is_of_one_prototype_and_one_between_two_of_both():
