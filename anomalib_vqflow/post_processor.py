@@ -220,9 +220,11 @@ class SeparatingPostProcessor(PostProcessor):
             )
         found = super().forward(predictions)
         has_image, has_pixel = self.known
-        return found._replace(
-            pred_label=found.pred_label if has_image else None, pred_mask=found.pred_mask if has_pixel else None
-        )
+        # What is not known leaves no trace in an export: a quantized one with clamps of NaN is no model to OpenVINO.
+        if not has_image:
+            score = found.pred_score if predictions.pred_score is None else predictions.pred_score
+            found = found._replace(pred_score=score, pred_label=None)
+        return found if has_pixel else found._replace(anomaly_map=predictions.anomaly_map, pred_mask=None)
 
     def post_process_batch(self, batch: Batch) -> None:
         """Normalize scores and maps of a batch, and add labels and masks.
