@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import yaml
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Timer
@@ -34,6 +35,9 @@ from anomalib_vqflow.whole_file import whole_file
 
 TRAIN, GOOD, DEFECTIVE = 24, 6, 8
 """Images of each product: normal ones for training and for the test, and those with defects."""
+
+QUICK_START = Path(__file__).parents[1] / "configs" / "quick_start.yaml"
+"""Its model is the one that is trained, but for its concepts."""
 
 SPARE = 1.25
 """Concepts for each product."""
@@ -125,17 +129,8 @@ def train(data: MultiCategory, first: Sequence[str], epochs: int, size: int, fol
         Its row of the table.
     """
     count = len(data.categories)
-    model = VQFlow(
-        backbone="vqflow_tiny",  # the following as in configs/quick_start.yaml
-        detail_pooling="stride_2",
-        semantic_level=False,
-        second_kernel_size=3,
-        map_levels=[0, 1, 2],
-        map_log_det_weight=0.0,
-        input_size=size,
-        num_concepts=max(8, round(SPARE * count)),
-        visualizer=False,
-    )
+    arguments = yaml.safe_load(QUICK_START.read_text(encoding="utf-8"))["model"]["init_args"]
+    model = VQFlow(**arguments, input_size=size, num_concepts=max(8, round(SPARE * count)))
     timer = Timer()  # which checkpoints remember
     callbacks = [timer, FeatureCache()]
     engine = Engine(
