@@ -42,7 +42,7 @@ def files_in(folder):
 
 @pytest.mark.parametrize(
     ("place", "signals", "count"),
-    [("training", (KILL,), 10), ("checkpoint", (KILL,), 8), ("training", (TERM,), 10), ("training", (TERM, KILL), 10)],
+    [("training", (KILL,), 6), ("checkpoint", (KILL,), 5), ("training", (TERM,), 6), ("training", (TERM, KILL), 6)],
 )
 def test_a_training_that_is_ended_anywhere_reaches_the_same_weights(root, whole, tmp_path, place, signals, count):
     """By SIGKILL, SIGTERM, or SIGTERM and SIGKILL soon after, and the resumed one once more, if it comes so far."""

@@ -15,12 +15,12 @@ GOOD = [endurance.Row(step, 2.0 - step / 100, 7.0, 1000.0) for step in (10, 20, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
-def test_five_hundred_steps_hold(capsys, precision):
+def test_two_hundred_steps_hold(capsys, precision):
     """On images that drift, of which some are of one color; a row per tenth, and no complaint."""
-    endurance.main(["--steps", "500", "--precision", precision])
+    endurance.main(["--steps", "200", "--precision", precision])
 
     printed = capsys.readouterr().out
-    assert list(read_table(printed)) == [f"{step}" for step in range(50, 501, 50)]
+    assert list(read_table(printed)) == [f"{step}" for step in range(20, 201, 20)]
     assert "AUROC of 64 new images" in printed
 
 
