@@ -106,16 +106,16 @@ def _table(title: str, groups: Groups, mean: str) -> list[str]:
 
 
 def _concepts(title: str, groups: Groups) -> list[str]:
-    """Tell how the concepts that one model found agree with the categories; nothing where no method has any."""
-    known = {group: runs for group, runs in groups.items() if all(run.get("concepts") for run in runs)}
+    """Tell how the concepts that one model found agree with the categories; nothing where no row has any."""
+    told = {group: [run["concepts"] for run in runs if run.get("concepts")] for group, runs in groups.items()}
+    known = {group: found for group, found in told.items() if found}
     if not known:
         return []
     lines = _header([title, "backbone", "seeds", "in use", "purity", "NMI"])
-    for (method, backbone), runs in known.items():
-        found = [run["concepts"] for run in runs]
+    for (method, backbone), found in known.items():
         in_use = f"{fmean(one['in_use'] for one in found):.1f}"
         agreement = [mean_and_deviation([one[name] for one in found]) for name in ("purity", "NMI")]
-        lines.append(_line([method, backbone, str(len(runs)), in_use, *agreement]))
+        lines.append(_line([method, backbone, str(len(found)), in_use, *agreement]))
     return [*lines, ""]
 
 
