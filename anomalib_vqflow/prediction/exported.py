@@ -7,7 +7,7 @@ inside of it, and much of its time goes into finding them out.
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ class ExportedModel:
         if not {SCORE, MAP} <= self._told:
             msg = f"{path} has no outputs {SCORE} and {MAP}; give a model that anomalib has exported."
             raise ModelError(msg)
-        if tells_raw and not {RAW_SCORE, RAW_MAP, CONCEPT} <= self._told:
+        self._raw_score = _raw_score(self._told, self.metadata)
+        if tells_raw and not {self._raw_score, RAW_MAP, CONCEPT} <= self._told:
             msg = f"{path} was exported without its raw scores; export it again from its checkpoint."
             raise ModelError(msg)
         self.tells_concept = CONCEPT in self._told
@@ -121,17 +122,24 @@ class ExportedModel:
                 anomaly_map=found[MAP][0, 0],
                 mask=found[MASK][0, 0].astype(bool) if MASK in found else None,
                 concept=int(found[CONCEPT].item()) if CONCEPT in found else None,
-                raw=_raw(found),
+                raw=_raw(found, self._raw_score),
             )
 
         return collect
 
 
-def _raw(found: Mapping[str, np.ndarray]) -> Raw | None:
-    if not {RAW_SCORE, RAW_MAP} <= found.keys():
+def _raw_score(told: Set[str], metadata: Mapping[str, Any] | None) -> str:
+    """Find the name of the raw score: that of the score where there was no threshold to normalize by."""
+    thresholds = (metadata or {}).get("thresholds") or {}
+    is_raw = "image" in thresholds and thresholds["image"]["raw"] is None
+    return SCORE if RAW_SCORE not in told and is_raw else RAW_SCORE
+
+
+def _raw(found: Mapping[str, np.ndarray], score: str) -> Raw | None:
+    if not {score, RAW_MAP} <= found.keys():
         return None
     raw_map = found[RAW_MAP]
-    return Raw(found[RAW_SCORE].item(), raw_map[0, 0], found.get(RAW_SCORE_MAP, raw_map)[0, 0])
+    return Raw(found[score].item(), raw_map[0, 0], found.get(RAW_SCORE_MAP, raw_map)[0, 0])
 
 
 def reveal_tensors(model: openvino.Model, names: Sequence[str]) -> None:
