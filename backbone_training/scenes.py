@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 LEAST_CONTRAST = 0.08  # between the darkest and the brightest color of a picture
 RELIEF = 0.6  # how strongly pictures may be lit as heights
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as anomalib normalizes
 
 
 def uniform(low: float, high: float, num: int, rng: Generator) -> Tensor:
@@ -96,7 +95,7 @@ def compose(first: Tensor, second: Tensor, is_figure: tuple[Tensor, Tensor], siz
         rng: Source of randomness.
 
     Returns:
-        Images of shape ``(B, 3, S, S)``, normalized as on ImageNet.
+        Images of shape ``(B, 3, S, S)``, values 0 to 1.
     """
     num = len(first)
     colors, others = palette(num, rng), palette(num, rng)
@@ -112,5 +111,4 @@ def compose(first: Tensor, second: Tensor, is_figure: tuple[Tensor, Tensor], siz
     images = images * (1 + 0.15 * uniform(0, 1, num, rng) * smooth_noise(num, 2, size, rng))
     images = images + uniform(-0.4, 1, num, rng) * (F.avg_pool2d(images, 3, 1, 1, count_include_pad=False) - images)
     images = images + 0.05 * uniform(0, 1, num, rng) ** 2 * torch.randn(images.shape, generator=rng)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (images.clamp(0, 1) - mean) / std
+    return images.clamp(0, 1)

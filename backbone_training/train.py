@@ -5,8 +5,9 @@
 
 It writes ``anomalib_vqflow/backbones/vqflow_tiny.safetensors`` in half an hour on one CPU core. The small network
 learns to predict the feature maps of a larger one, MobileNetV2 with ImageNet weights (Apache-2.0), on scenes drawn from
-random formulas: it has seen neither photographs nor images of the products in ``SyntheticProducts``. timm downloads the
-teacher's weights unless ``--teacher`` names a local file. Runs on other machines differ in the last digits.
+random formulas: it has seen neither photographs nor images of the products in ``SyntheticProducts``. ``--teacher`` names
+another network; the weights of ``tf_efficientnet_lite0`` are those of the extra ``lite0``. timm downloads the others
+unless ``--weights`` names a local file. Runs on other machines differ in the last digits.
 """
 
 import argparse
@@ -19,7 +20,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2 import Normalize
 
+from anomalib_vqflow.backbones import SHIPPED, normalization
 from anomalib_vqflow.backbones.tiny import WEIGHTS, WIDTHS
 from anomalib_vqflow.features import FeaturePyramid
 
@@ -37,7 +40,8 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="file to write, safetensors in half precision")
-    parser.add_argument("--teacher", default=True, help="local weights of timm's mobilenetv2_100")
+    parser.add_argument("--teacher", default="mobilenetv2_100", help="timm model to predict the maps of")
+    parser.add_argument("--weights", default=True, help="local weights of the teacher")
     parser.add_argument("--num-classes", type=int, default=480, help="random formulas")
     parser.add_argument("--num-steps", type=int, default=7000, help="training steps")
     parser.add_argument("--batch-size", type=int, default=32, help="scenes per step")
@@ -48,7 +52,7 @@ def arguments() -> argparse.Namespace:
 
 
 def draw(pictures: Tensor, num: int, rng: Generator) -> Tensor:
-    """Compose normalized scenes of shape ``(num, 3, SIZE, SIZE)`` from a bank ``(classes, pictures, P, P)``."""
+    """Compose scenes of shape ``(num, 3, SIZE, SIZE)`` from a bank ``(classes, pictures, P, P)``."""
     classes, instances = pictures.shape[:2]
     index = torch.randint(classes * instances, (2, num), generator=rng)
     figures = (index // instances) % len(FORMULAS) >= len(TEXTURES)
@@ -62,8 +66,9 @@ def train(teacher: nn.Module, args: argparse.Namespace) -> None:
     rng, start = Generator().manual_seed(args.seed), time.monotonic()
     pictures = torch.from_numpy(bank(args.num_classes, NUM_PICTURES, seed=args.seed))
     logger.info("%d pictures in %.0f s", pictures[:, :, 0, 0].numel(), time.monotonic() - start)
-    student = timm.create_model("vqflow_tiny", features_only=True).to(memory_format=torch.channels_last)
+    student = timm.create_model(SHIPPED, features_only=True).to(memory_format=torch.channels_last)
     widths = teacher.feature_info.channels()
+    for_teacher, for_student = (Normalize(*normalization(name)) for name in (args.teacher, SHIPPED))
     standardize = nn.ModuleList(nn.BatchNorm2d(width, affine=False, momentum=0.02) for width in widths)
     heads = nn.ModuleList(nn.Conv2d(ours, theirs, 1) for ours, theirs in zip(WIDTHS, widths, strict=True))
     parameters = [*student.parameters(), *heads.parameters()]
@@ -74,8 +79,8 @@ def train(teacher: nn.Module, args: argparse.Namespace) -> None:
         scenes = draw(pictures, args.batch_size, rng).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                theirs = teacher(scenes)
-            ours = student(scenes)
+                theirs = teacher(for_teacher(scenes))
+            ours = student(for_student(scenes))
         targets = [norm(level.float()) for norm, level in zip(standardize, theirs, strict=True)]
         losses = torch.stack([F.mse_loss(h(o.float()), t) for h, o, t in zip(heads, ours, targets, strict=True)])
         optimizer.zero_grad()
@@ -93,7 +98,7 @@ def train(teacher: nn.Module, args: argparse.Namespace) -> None:
 def save(student: nn.Module, path: Path) -> None:
     """Write the weights in half precision, under the names of the plain network instead of the feature extractor."""
     state = student.state_dict()
-    names = timm.create_model("vqflow_tiny").state_dict()
+    names = timm.create_model(SHIPPED).state_dict()
     named = {name: state[name.replace("stages.", "stages_", 1)] for name in names}
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in named.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,13 +113,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     # This module loads weights safely; its body is timm's feature extractor, frozen and in eval mode.
     pyramid = FeaturePyramid(
-        backbone="mobilenetv2_100",
+        backbone=args.teacher,
         layers=None,
         num_levels=3,
         detail_pooling="stride_2",
         semantic_level=False,
         prefix_tokens=False,
-        pre_trained=args.teacher,
+        pre_trained=args.weights,
         input_size=(SIZE, SIZE),
     )
     train(pyramid.body.to(memory_format=torch.channels_last), args)
