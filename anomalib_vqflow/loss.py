@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .distributed import num_processes, rows_of_all_processes, sum_over_processes
 
 TAIL_SHARE = 0.1  # of a batch's cells
-DOUBTED_SHARE = 0.01  # of them, the least likely: defects among the images for training are there
+DOUBTED_SHARE = 0.01  # of a batch's cells: where defects among the images for training would be
 
 
 class LossTerms(NamedTuple):

@@ -65,7 +65,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, nargs="+", help="folders of rows")
     parser.add_argument("--per-category", action="store_true", help="a table for each metric, with all categories")
     parser.add_argument("--categories", nargs="+", help="categories in the macro means; then there is no pooled table")
-    parser.add_argument("--into", type=Path, help="file to write into, between its markers; printed by default")
+    parser.add_argument("--into", type=Path, help="file to write into, between markers; printed by default")
     parser.add_argument("--plot", type=Path, help="image file for a plot of accuracy beside time")
     parser.set_defaults(function=report)
 
@@ -129,7 +129,7 @@ def report(options: argparse.Namespace) -> int:
     if options.into is None:
         print(text)
     else:
-        write_between_markers(text, options.into, "accuracy")
+        write_between_markers(text, options.into, f"accuracy of {options.results[0].name}")
     if options.plot is not None:
         plot(rows, options.plot)
     return 0

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows become tables and plots."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.accuracy.__main__ import main
@@ -11,7 +13,9 @@ from benchmarks.measuring import NOT_EVALUABLE
 from benchmarks.pages import write_between_markers
 from tests.scripts import read_table
 
-BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
+ROOT = Path(__file__).parents[3]
+KEPT = sorted((ROOT / "docs" / "rows").iterdir())
+BEGIN, END = "<!-- accuracy of rows:begin -->", "<!-- accuracy of rows:end -->"
 
 
 def row(seed, auroc, method="vqflow", **changes):
@@ -101,13 +105,23 @@ def test_tables_go_between_markers(tmp_path):
     assert text.count("| vqflow |") == 2
 
 
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_tables_in_the_documents_are_those_of_the_rows_beside_them(tmp_path, folder):
+    """Nobody has typed them."""
+    page = ROOT / "docs" / "results.md"
+    copy = tmp_path / page.name
+    copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    main(["report", str(folder), "--into", str(copy)])
+    assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("text", ["", BEGIN, END, f"{END}{BEGIN}", f"{BEGIN}{END}{BEGIN}"])
 def test_a_file_without_its_markers_is_left_alone(tmp_path, text):
     """The markers say where the tables go."""
     path = tmp_path / "results.md"
     path.write_text(text)
-    with pytest.raises(ValueError, match="accuracy:begin"):
-        write_between_markers("table", path, "accuracy")
+    with pytest.raises(ValueError, match="accuracy of rows:begin"):
+        write_between_markers("table", path, "accuracy of rows")
     assert path.read_text() == text
 
 
