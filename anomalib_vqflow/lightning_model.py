@@ -94,7 +94,7 @@ class VQFlow(
             whitening. It bounds how sharp the density gets where the images never vary, such as a white background,
             and so the harm of a lower precision; from 0.1 on, INT8 exports include the backbone. Not published.
         commitment_weight: Weight of the codebooks' commitment in the loss.
-        tail_weight: Weight of the least likely cells in the loss, in [0, 1], see ``VQFlowLoss``. Ours; 0 as published.
+        tail_weight: Weight of the least likely tenth of a batch's cells in the loss, in [0, 1]. Ours; 0 as published.
         lr: Learning rate of Adam.
         warmup_ratio: Share of the training with a linearly rising learning rate; 10 of 60 epochs as published.
         lr_schedule: ``constant`` after the warm-up, as published, or ``cosine``, which falls to 0 in the end.

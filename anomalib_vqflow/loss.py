@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from .distributed import num_processes, rows_of_all_processes, sum_over_processes
 
 TAIL_SHARE = 0.1  # of a batch's cells
-DOUBTED_SHARE = 0.01  # of a batch's cells: where defects among the images for training would be
 
 
 class LossTerms(NamedTuple):
@@ -32,8 +31,8 @@ class VQFlowLoss(nn.Module):
     :math:`\tfrac12 \log 2\pi` per dimension.
 
     A share of the likelihood, ``tail_weight``, is not the mean over the cells of a level but that over the least likely
-    tenth of a batch's, without the hundredth at its end. These are cells of rare structures and of products with few
-    images: what is normal but scores high. The last hundredth would be the defects that nobody saw among the images.
+    tenth of a batch's. These are cells of rare structures and of products with few images: what is normal but scores
+    high.
 
     Source: VQ-Flow (Zhou et al., 2024), https://arxiv.org/abs/2409.00942. Unlike in the paper's release, the
     log-determinant includes that of the concept-aware Gaussian, without which the loss has no lower bound. The tail is
@@ -94,14 +93,12 @@ class VQFlowLoss(nn.Module):
 
 
 def _tail_mean(cells: Tensor) -> Tensor:
-    """Average the highest values of all processes but for the very highest, and those that equal either end.
+    """Average the highest values of all processes, and those that equal the lowest of them.
 
     Of several processes, each gives its part, so that the mean over processes is right, as gradients are averaged.
     """
     values = cells.flatten()
     known = rows_of_all_processes(values.detach())
     num_kept = max(round(TAIL_SHARE * len(known)), 1)
-    lowest = known.kthvalue(len(known) - num_kept + 1).values
-    highest = known.kthvalue(len(known) - round(DOUBTED_SHARE * len(known))).values
-    kept = (lowest <= values) & (values <= highest)
+    kept = values >= known.kthvalue(len(known) - num_kept + 1).values
     return num_processes() * torch.where(kept, values, 0.0).sum() / sum_over_processes(kept.sum())

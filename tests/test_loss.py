@@ -58,7 +58,7 @@ def test_standard_normal_latents_cost_half_a_nat_per_dimension():
 @pytest.mark.parametrize("tail_weight", [0.0, 0.3, 1.0])
 def test_duplicating_the_batch_changes_nothing(tail_weight):
     """The loss is a mean over images, whatever their number, and its tail a share of their cells."""
-    latents, log_dets = batch(size=100)  # a tenth and a hundredth of the cells of each level are whole numbers
+    latents, log_dets = batch(size=10)  # a tenth of the cells of each level is a whole number
     both = ([torch.cat((z, z)) for z in maps] for maps in (latents, log_dets))
     once = loss_terms(latents, log_dets, torch.tensor(0.3), tail_weight=tail_weight)
     twice = loss_terms(*both, torch.tensor(0.3), tail_weight=tail_weight)
@@ -96,30 +96,17 @@ def test_gradients_in_closed_form():
     assert not any(part.requires_grad for part in (terms.nll, terms.log_det, terms.commitment))
 
 
-def test_the_tail_is_the_mean_over_the_least_likely_tenth_of_the_cells_but_the_last_hundredth():
-    """Of each level, times its cells, of which there may be fewer than a hundred; the logged likelihood is of all."""
+def test_the_tail_is_the_mean_over_the_least_likely_tenth_of_the_cells():
+    """Of each level, times its cells; the logged likelihood is that of all cells."""
     latents, log_dets = [torch.randn(4, 3, 5, 6), torch.randn(4, 2, 5, 1)], [torch.randn(4, 5, 6), torch.randn(4, 5, 1)]
     plain = loss_terms(latents, log_dets, torch.zeros(()))
     terms = loss_terms(latents, log_dets, torch.zeros(()), tail_weight=0.25)
     cells = [0.5 * z.square().sum(dim=1) - log_det for z, log_det in zip(latents, log_dets, strict=True)]
     fine, coarse = (level.flatten().sort(descending=True).values for level in cells)
 
-    tail = 30 * fine[1:12].mean() + 5 * coarse[:2].mean()
+    tail = 30 * fine[:12].mean() + 5 * coarse[:2].mean()
     assert_close(terms.total, 0.75 * plain.total + 0.25 * tail)
     assert terms.nll == plain.nll
-
-
-def test_what_may_be_a_defect_is_no_tail():
-    """The least likely hundredth draws as it does without a tail, the rest of the tenth more than that."""
-    latents, log_dets = [torch.linspace(1, 20, 200, requires_grad=True).view(2, 1, 10, 10)], [torch.zeros(2, 10, 10)]
-    draws = []
-    for weight in (0.0, 0.25):
-        terms = loss_terms(latents, log_dets, torch.zeros(()), tail_weight=weight)
-        draws.append(torch.autograd.grad(terms.total, latents)[0].flatten() / latents[0].detach().flatten())
-    plain, weighed = draws
-    assert_close(weighed[-2:], 0.75 * plain[-2:])
-    assert_close(weighed[:180], 0.75 * plain[:180])
-    assert (weighed[180:198] > plain[180:198]).all()
 
 
 def test_a_tail_of_equal_cells_is_their_mean():

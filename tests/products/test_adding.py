@@ -7,21 +7,41 @@ import pytest
 import torch
 from anomalib.data import PredictDataset
 from anomalib.deploy import CompressionType
+from lightning.pytorch import seed_everything
 from torch.testing import assert_close
 
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.anomaly_map import from_unit
+from anomalib_vqflow.data.synthetic import SetArguments
+from anomalib_vqflow.data.synthetic.dataset import write_category
+from anomalib_vqflow.post_processor import SeparatingPostProcessor
 from anomalib_vqflow.products import add_products, save_checkpoint
 from anomalib_vqflow.products.adding import count_taken
 from tests.export.predictions import FP32
 from tests.tiny import tiny_data, tiny_engine, tiny_model
 from tests.training import assert_same_bits
 
+from .conftest import OLD
+
 
 def images(root, *names, kind="**"):
     """The test images of products, as the model takes them."""
     paths = [path for name in names for path in sorted((root / name / "test").glob(f"{kind}/*.png"))]
     return torch.stack([PredictDataset(path, image_size=(64, 64))[0].image for path in paths])
+
+
+@pytest.fixture(scope="module")
+def judging(tmp_path_factory):
+    """A model of the old products with a threshold that is set by 32 normal images, so that alarms mean something."""
+    folder = tmp_path_factory.mktemp("judging")
+    for name in OLD:
+        write_category(folder / name, name, SetArguments(64, 16, 16, 4, seed=0))
+    seed_everything(0)
+    post_processor = SeparatingPostProcessor(false_alarm_rate=0.1)
+    arguments = {"pre_trained": True, "use_whitening": True, "lr": 1e-3, "post_processor": post_processor}
+    model = tiny_model(backbone="vqflow_tiny", **arguments)
+    tiny_engine(folder / "run", max_epochs=40).fit(model, datamodule=tiny_data(folder))
+    return model.eval()
 
 
 def test_old_products_are_predicted_as_before_to_the_bit(model, root, data):
@@ -67,8 +87,9 @@ def test_new_products_are_known(model, root, data):
     assert model.hparams["num_concepts"] == 6
 
 
-def test_defects_of_new_products_are_found(model, root, data):
+def test_defects_of_new_products_are_found(judging, root, data):
     """They score higher than the normal images of their product on average, which are under the threshold."""
+    model = deepcopy(judging)
     add_products(model, data("fabric"))
     normal = model(images(root, "fabric", kind="good"))
     scores = model(images(root, "fabric")).pred_score
@@ -76,8 +97,9 @@ def test_defects_of_new_products_are_found(model, root, data):
     assert not normal.pred_label.any()
 
 
-def test_scores_of_new_products_are_on_the_scale_of_all(model, data):
+def test_scores_of_new_products_are_on_the_scale_of_all(judging, data):
     """Images that were held out in turn are where the normal validation images of the others are."""
+    model = deepcopy(judging)
     (addition,) = add_products(model, data("fabric"))
     known = from_unit(model.post_processor.normal_scores[:, 0])
     assert addition.alarms <= 0.25
