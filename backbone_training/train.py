@@ -5,9 +5,9 @@
 
 It writes ``anomalib_vqflow/backbones/vqflow_tiny.safetensors`` in half an hour on one CPU core. The small network
 learns to predict the feature maps of a larger one, MobileNetV2 with ImageNet weights (Apache-2.0), on scenes drawn from
-random formulas: it has seen neither photographs nor images of the products in ``SyntheticProducts``. ``--teacher`` names
-another network, such as ``tf_efficientnet_lite0``, whose weights are those of the extra ``lite0``. timm downloads the
-others unless ``--weights`` names a local file. Runs on other machines differ in the last digits.
+random formulas: it has seen neither photographs nor images of the products in ``SyntheticProducts``. ``--teacher``
+names another network, such as ``tf_efficientnet_lite0``, whose weights are those of the extra ``lite0``. timm downloads
+the others unless ``--weights`` names a local file. Runs on other machines differ in the last digits.
 """
 
 import argparse
