@@ -12,6 +12,11 @@ OLD, NEW = ("cable", "gear"), ("fabric", "plank")
 """Products of the training, and those that come after it."""
 
 
+def seeing_model(**arguments):
+    """A model that sees something in images."""
+    return tiny_model(backbone="vqflow_tiny", pre_trained=True, use_whitening=True, lr=1e-3, **arguments)
+
+
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
     """All products, 64 x 64 pixels."""
@@ -23,9 +28,9 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def checkpoint(root, tmp_path_factory):
-    """A model of the old ones, which sees something in images."""
+    """A model of the old ones."""
     seed_everything(0)
-    model = tiny_model(backbone="vqflow_tiny", pre_trained=True, use_whitening=True, lr=1e-3)
+    model = seeing_model()
     engine = tiny_engine(tmp_path_factory.mktemp("run"), max_epochs=12)
     engine.fit(model, datamodule=tiny_data(root, categories=list(OLD)))
     return engine.trainer.checkpoint_callback.best_model_path

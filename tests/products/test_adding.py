@@ -21,7 +21,7 @@ from tests.export.predictions import FP32
 from tests.tiny import tiny_data, tiny_engine, tiny_model
 from tests.training import assert_same_bits
 
-from .conftest import OLD
+from .conftest import OLD, seeing_model
 
 
 def images(root, *names, kind="**"):
@@ -37,9 +37,7 @@ def judging(tmp_path_factory):
     for name in OLD:
         write_category(folder / name, name, SetArguments(64, 16, 16, 4, seed=0))
     seed_everything(0)
-    post_processor = SeparatingPostProcessor(false_alarm_rate=0.1)
-    arguments = {"pre_trained": True, "use_whitening": True, "lr": 1e-3, "post_processor": post_processor}
-    model = tiny_model(backbone="vqflow_tiny", **arguments)
+    model = seeing_model(post_processor=SeparatingPostProcessor(false_alarm_rate=0.1))
     tiny_engine(folder / "run", max_epochs=40).fit(model, datamodule=tiny_data(folder))
     return model.eval()
 

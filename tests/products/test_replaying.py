@@ -8,9 +8,9 @@ from lightning.pytorch import seed_everything
 from anomalib_vqflow import VQFlow
 from anomalib_vqflow.products import compare_models
 from anomalib_vqflow.sources import set_up
-from tests.tiny import tiny_data, tiny_engine, tiny_model
+from tests.tiny import tiny_data, tiny_engine
 
-from .conftest import NEW, OLD
+from .conftest import NEW, OLD, seeing_model
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def later(checkpoint, root, tmp_path_factory):
     """The model of the old products, trained on with all of them."""
     seed_everything(0)
     engine = tiny_engine(tmp_path_factory.mktemp("later"), max_epochs=18)
-    later = tiny_model(backbone="vqflow_tiny", pre_trained=True, use_whitening=True, lr=1e-3)
+    later = seeing_model()
     engine.fit(later, datamodule=tiny_data(root), ckpt_path=checkpoint)
     return VQFlow.load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path, map_location="cpu")
 
