@@ -248,7 +248,7 @@ class VQFlowModel(nn.Module):
                 level.add_(detail.permute(0, 2, 3, 1).flatten(0, 2))
         for whitening, level in zip(whitenings, moments, strict=True):
             level.add_other_processes_(whitening.mean.device)
-            whitening.fit_(*level.mean_and_covariance())
+            whitening.fit_(*level.mean_and_shrunk_covariance())
 
     @torch.no_grad()
     def fit_calibration_(self, batches: Iterable[Features]) -> Tensor:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from sklearn.covariance import oas
 from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
-from anomalib_vqflow.flows import Whitening
+from anomalib_vqflow.flows import Moments, Whitening
 
 from .bijection import assert_bijection, image_log_det
 
@@ -88,3 +89,35 @@ def test_fit_travels_with_the_state():
     assert second.fitted
     assert torch.equal(first([x])[0][0], second([x])[0][0])
     assert torch.equal(first([x])[1], second([x])[1])
+
+
+def moments_of(vectors):
+    found = Moments(vectors.shape[1])
+    for batch in vectors.split(3):
+        found.add_(batch)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (7, 4), (300, 4), (9, 40), (9, 1), (1, 4)])
+def test_covariance_is_shrunk_as_by_scikit_learn(shape):
+    """Few vectors and many, of more and of less than their number of channels."""
+    vectors = torch.randn(shape, dtype=torch.float64) @ torch.diag(torch.linspace(1, 3, shape[1], dtype=torch.float64))
+    mean, covariance = moments_of(vectors).mean_and_shrunk_covariance()
+
+    assert_close(mean, vectors.mean(dim=0))
+    assert_close(covariance, torch.from_numpy(oas(vectors.numpy())[0]))
+
+
+def test_few_vectors_do_not_make_outliers_of_all_others():
+    """Other vectors of the same distribution come out no longer than white ones would, where they were ten times as."""
+    mixing = torch.randn(64, 64) * torch.logspace(0, -1, 64)
+    few, others = torch.randn(32, 64) @ mixing.T, torch.randn(1000, 64) @ mixing.T
+    plain, shrunk = (Whitening([(64, 1, 1)]) for _ in range(2))
+    plain.fit_(*moments_of(few).mean_and_covariance())
+    shrunk.fit_(*moments_of(few).mean_and_shrunk_covariance())
+
+    def mean_square(whitening):
+        return whitening([others[..., None, None]])[0][0].square().mean()
+
+    assert 0.5 < mean_square(shrunk) < 1.5
+    assert mean_square(plain) > 50
