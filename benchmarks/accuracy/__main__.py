@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Command line; None for that of the process.
 
     Returns:
-        0, or 1 if a run failed.
+        0, or 1 if a run failed or there is none of the name.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
@@ -72,11 +72,14 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do the runs of a plan that have no result yet; if one fails, the others are done all the same."""
+    runs = read_plan(options.plan)
+    wanted = [r for r in runs if options.key in (None, r.key) and all(part in str(r) for part in options.only)]
+    if not wanted:
+        print(f"{options.plan} has no such run; `run {options.plan} --list` tells their names.", file=sys.stderr)
+        return 1
     store = Store(options.results or Path("results", "accuracy", options.plan.stem))
     failed = []
-    for one in read_plan(options.plan):
-        if options.key not in (None, one.key) or not all(part in str(one) for part in options.only):
-            continue
+    for one in wanted:
         if options.list or one.key in store.finished():
             print(f"{one.key} {one}: {'done' if one.key in store.finished() else 'to do'}", flush=True)
         elif not (_run_here if options.in_process else _run_in_new_process)(one, store, options):

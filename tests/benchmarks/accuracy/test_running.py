@@ -163,6 +163,13 @@ def test_the_command_names_runs_and_what_is_done(smoke, capsys):
     assert [line.rsplit(": ", 1)[1] for line in lines] == ["done", "to do"]
 
 
+def test_words_that_choose_no_run_are_told(tmp_path, capsys):
+    """A misspelled name must not look as if all were done; nothing is written."""
+    assert main(["run", str(SMOKE), "--results", str(tmp_path / "results"), "--only", "patchcore", "seed0"]) == 1
+    assert "--list` tells their names" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_methods_are_compared(smoke, capsys):
     """With the metrics of their rows."""
     assert main(["compare", str(smoke.folder), "vqflow", "patchcore_one_bank", "--resamples", "20"]) == 0
