@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from anomalib_vqflow.anomaly_map import AnomalyMapGenerator
 from anomalib_vqflow.condition import ConditionEncoder
 from anomalib_vqflow.features import FeaturePyramid
-from anomalib_vqflow.flows import ConceptGaussian, Noise, Whitening
+from anomalib_vqflow.flows import AddedConcepts, ConceptGaussian, Noise, Whitening
 from anomalib_vqflow.quantization import ConceptQuantizer
 
 from .fake_quantize import INT8_OPERATORS, bypass_fake_quantize
@@ -48,8 +48,8 @@ ENOUGH_IMAGES = 300
 def ignored_scope(model: "openvino.Model", torch_model: nn.Module) -> "nncf.IgnoredScope":
     """Tell NNCF which operators stay in FP32.
 
-    Those of the resize and of :data:`FP32_MODULES`, the layers of :data:`FP32_FLOW_STEPS`, and the whole backbone or
-    its first layers.
+    Those of the resize, of the Gaussians of added products and of :data:`FP32_MODULES`, the layers of
+    :data:`FP32_FLOW_STEPS`, and the whole backbone or its first layers.
 
     Args:
         model: Model to compress, whose nodes have the names of :func:`.name_nodes_by_module`.
@@ -73,8 +73,9 @@ def ignored_scope(model: "openvino.Model", torch_model: nn.Module) -> "nncf.Igno
         if not any(is_in_module(name, [path]) for name in names):
             msg = f"No operator of the model is named {path}; its names were lost in the conversion."
             raise ValueError(msg)
-    resizes = paths_of(torch_model, (ExportableResize,))  # without operators where images need no resizing
-    fp32 = [name for name in names if is_in_module(name, [*modules, *resizes])]
+    # These have no operators where images need no resizing, and where no product was added.
+    modules += paths_of(torch_model, (ExportableResize, AddedConcepts))
+    fp32 = [name for name in names if is_in_module(name, modules)]
     fp32 += [name for name in layers if is_in_module(name, steps)]
     if supports_int8_backbone(torch_model):
         fp32 += [name for name in layers if is_in_module(name, backbone)][:NUM_FP32_BACKBONE_LAYERS]
@@ -84,18 +85,21 @@ def ignored_scope(model: "openvino.Model", torch_model: nn.Module) -> "nncf.Igno
 
 
 def supports_int8_backbone(torch_model: nn.Module) -> bool:
-    """Whether the backbone may compute in INT8: the flows were trained with at least as much noise as that makes.
+    """Whether the backbone may compute in INT8: what is normal was learned with at least as much noise as that makes.
 
     A normalizing flow learns how little the features of normal images vary. INT8 moves the features of a backbone by
-    more, so that all images would look anomalous.
+    more, so that all images would look anomalous. A product that was added without training was learned without noise:
+    some of its images would not even find its concept.
 
     Args:
         torch_model: The module to export.
 
     Returns:
-        Whether every level has :class:`.Noise` of at least :data:`SMALLEST_NOISE`.
+        Whether every level has :class:`.Noise` of at least :data:`SMALLEST_NOISE`, and no concept was added.
     """
-    return min((m.std for m in torch_model.modules() if isinstance(m, Noise)), default=0.0) >= SMALLEST_NOISE
+    modules = list(torch_model.modules())
+    noise = min((module.std for module in modules if isinstance(module, Noise)), default=0.0)
+    return noise >= SMALLEST_NOISE and not any(len(m) for m in modules if isinstance(m, AddedConcepts))
 
 
 def quantize(model: "openvino.Model", ignored: "nncf.IgnoredScope", images: DataLoader) -> "openvino.Model":

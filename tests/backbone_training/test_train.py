@@ -17,7 +17,8 @@ def test_training_lowers_the_loss_and_writes_weights_that_timm_loads(tmp_path: P
     """A short run with a local teacher explains more of its maps step by step, and ends in a complete file."""
     teacher, output = tmp_path / "teacher.safetensors", tmp_path / "new" / "weights.safetensors"
     save_file(timm.create_model("mobilenetv2_100", num_classes=0).state_dict(), teacher)
-    command = [sys.executable, "-m", "backbone_training.train", "--output", str(output), "--weights", str(teacher)]
+    command = [sys.executable, "-m", "backbone_training.train", "--output", str(output)]
+    command += ["--teacher", "mobilenetv2_100", "--weights", str(teacher)]
     command += ["--num-classes", "12", "--batch-size", "4", "--num-steps", "60"]
     done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -20,6 +20,7 @@ from anomalib_vqflow.export.int8 import (
     evaluate,
     ignored_scope,
     quantize_with_accuracy_control,
+    supports_int8_backbone,
 )
 from anomalib_vqflow.export.module_paths import is_in_module, paths_of
 from anomalib_vqflow.features import FeaturePyramid
@@ -81,6 +82,14 @@ def test_int8_is_where_it_does_no_harm(compressed, compression, noise, int8_back
     rest = [kind for name, kind in found if not is_in_module(name, [backbone, *fp32])]
     assert set(rest) <= {"i8", "u8"}
     assert len(rest) == 2 * 3 + 10  # of the levels and of the fusion
+
+
+def test_added_products_keep_the_backbone_in_fp32():
+    """They were learned without noise."""
+    model = whitening_model(0.15).model
+    assert supports_int8_backbone(model)
+    model.added.append_()
+    assert not supports_int8_backbone(model)
 
 
 @pytest.mark.slow

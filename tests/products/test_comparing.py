@@ -17,8 +17,8 @@ def test_nothing_changes_for_known_products_when_one_is_added(model, data):
     before = deepcopy(model)
     add_products(model, data(NEW[0]))
     of_cable, of_gear = compare_models(before, model, data(*OLD, *NEW))
-    assert of_cable == ("cable", 24, 0, 0, 0.0, 0.0)
-    assert (of_gear.product, of_gear.num_images, of_gear.now_normal) == ("gear", 24, 0)
+    assert of_cable == ("cable", 36, 0, 0, 0.0, 0.0)
+    assert (of_gear.product, of_gear.num_images, of_gear.now_normal) == ("gear", 36, 0)
 
 
 def test_changes_of_scores_and_labels_are_counted(model, data):
@@ -26,15 +26,15 @@ def test_changes_of_scores_and_labels_are_counted(model, data):
     before, datamodule = deepcopy(model), data("gear")
     subsets = (datamodule.train_data, datamodule.test_data)
     images = torch.stack([item.image for subset in subsets for item in subset])
-    model.post_processor._image_threshold.add_(0.02)
+    model.post_processor._image_threshold.sub_(0.02)
     found, expected = before(images), model(images)
     (change,) = compare_models(before, model, datamodule)
     shift = expected.pred_score - found.pred_score
-    assert change.now_normal == (found.pred_label & ~expected.pred_label).sum() > 0
-    assert (change.product, change.num_images, change.now_anomalous) == ("gear", 24, 0)
+    assert change.now_anomalous == (expected.pred_label & ~found.pred_label).sum() > 0
+    assert (change.product, change.num_images, change.now_normal) == ("gear", 36, 0)
     assert change.mean == pytest.approx(shift.mean().item(), abs=1e-6)
     assert change.largest == pytest.approx(shift.abs().max().item(), abs=1e-6)
-    assert compare_models(model, before, datamodule)[0].now_anomalous == change.now_normal
+    assert compare_models(model, before, datamodule)[0].now_normal == change.now_anomalous
 
 
 def test_labels_without_a_threshold_are_unchanged(model, data):
