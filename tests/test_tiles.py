@@ -36,6 +36,8 @@ def build(**arguments):
         if parameter.requires_grad:
             parameter.data += 0.05 * torch.randn_like(parameter)
     with torch.no_grad():
+        if model.needs_whitening:
+            model.fit_whitening_([model.see(images(8, model.input_size))])
         for _ in range(2):
             model(images(8, model.input_size))
     return model.eval()
@@ -85,7 +87,6 @@ def test_maps_fade_between_tiles():
 def test_a_small_defect_counts_in_its_tile_only():
     """It changes the score and the map of the only tile that sees it; the image has its score, if that is highest."""
     model, normal = build(use_whitening=True), images(2)
-    model.fit_whitening_([model.see(images(8))])
     spotted = normal.clone()
     spotted[0, :, 2:6, 2:6] = 20
     before, _ = scores_of_tiles(model, normal)
