@@ -4,10 +4,10 @@
     OMP_NUM_THREADS=1 python benchmarks/endurance.py --steps 10000 --precision bf16-mixed
 
 Images of a few products are drawn anew for every step; their brightness, contrast and texture drift, and from time to
-time a batch is all black, all white or of one color. A row per tenth of the training tells the mean loss per latent
-dimension, the least perplexity of a codebook, and the resident memory. The exit code is 1, and a sentence says why, if
-anything is not finite, a codebook collapses to one code, the loss does not fall, memory grows, or the trained model
-does not tell other images from those of the training.
+time a batch is all black, all white or of one color. A row per tenth of the training tells the median loss per latent
+dimension, which such a batch does not move, the least perplexity of a codebook, and the resident memory. The exit code
+is 1, and a sentence says why, if anything is not finite, a codebook collapses to one code, the loss does not fall,
+memory grows, or the trained model does not tell other images from those of the training.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def draw(index: int, frequency: float = 1.0) -> Tensor:
 
 
 class Row(NamedTuple):
-    """A tenth of a training: its last step, mean loss, least perplexity of a codebook, and memory in MiB."""
+    """A tenth of a training: its last step, median loss, least perplexity of a codebook, and memory in MiB."""
 
     step: int
     loss: float
@@ -115,7 +115,8 @@ class Watch(Callback):
         if trainer.global_step % self.every == 0:
             statistics = pl_module.model.codebook_statistics().items()
             perplexity = min(float(value) for name, value in statistics if "perplexity" in name)
-            row = Row(trainer.global_step, sum(self._losses) / len(self._losses), perplexity, resident_memory())
+            loss = torch.tensor(self._losses).median().item()  # NaN if one of them is
+            row = Row(trainer.global_step, loss, perplexity, resident_memory())
             self.rows.append(row)
             self._losses = []
             print_row(f"{row.step:,}", f"{row.loss:.3f}", f"{row.perplexity:.1f}", f"{row.memory:.0f}")
