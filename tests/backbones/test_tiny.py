@@ -13,9 +13,8 @@ from torchvision.transforms.v2 import Normalize
 
 from anomalib_vqflow.backbones import IMAGENET
 from anomalib_vqflow.backbones.tiny import WEIGHTS, WIDTHS
-from backbone_training.bank import FORMULAS, bank
-from backbone_training.scenes import compose
-from backbone_training.textures import TEXTURES
+from backbone_training.bank import bank
+from backbone_training.train import draw
 
 MAX_BYTES = 5_000_000
 STRIDES = [4, 8, 16, 32]
@@ -83,10 +82,7 @@ def test_weights_file_is_complete_small_and_half_precision() -> None:
 
 def test_every_channel_of_the_trained_maps_is_alive_somewhere() -> None:
     """BatchNorm statistics belong to the weights: all channels vary on scenes like those of the training."""
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.from_numpy(bank(32, 2, seed=0)).unbind(1)
-    is_figure = torch.arange(32) % len(FORMULAS) >= len(TEXTURES)
-    scenes = compose(first, second, (is_figure, is_figure), 128, generator)
+    scenes = draw(torch.from_numpy(bank(32, 2, seed=0)), 32, torch.Generator().manual_seed(0))
     for level in levels(Normalize(*IMAGENET)(scenes)):
         assert (level.std(dim=(0, 2, 3)) > 1e-3).all()
 
